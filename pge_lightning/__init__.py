@@ -1,0 +1,1 @@
+"""Which checkpoint should fine-tuning start from: transferability from principal gradients."""

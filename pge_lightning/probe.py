@@ -1,0 +1,72 @@
+"""A probe: the recipe that must be the same for all data sets whose signatures are compared."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+__all__ = ["PROBES", "Probe"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """How principal gradients are collected. Two signatures compare only where their recipes are equal.
+
+    Args:
+        name: What the probe is called in tables and file names; not part of the recipe.
+        restarts: Number of seeded draws of all weights; ``None`` takes one per mini-batch of a single pass.
+        steps: Optimizer steps of the warm-up that follows each restart.
+        optimizer: ``"adam"`` (the expectation in the optimizer's own geometry) or ``"sgd"`` (the plain expectation).
+        lr: Learning rate of the warm-up.
+        batch_size: Samples per step.
+        budgets: The ladder of sample budgets: a signature is collected for each rung that the data set can fill, and
+            every restart draws its rung's samples afresh. Empty means one signature from the whole data set.
+        seed: Base of all restart seeds.
+        paired: Whether restart k starts every data set from equal encoder weights. Unpaired restarts have nothing
+            in common between data sets, so that only their mean is kept.
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    name: str = "default"
+    restarts: int | None = 8
+    steps: int = 60
+    optimizer: Literal["adam", "sgd"] = "adam"
+    lr: float = 2e-3
+    batch_size: int = 64
+    budgets: tuple[int, ...] = (200, 1000, 5000)
+    seed: int = 0
+    paired: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budgets", tuple(sorted(self.budgets)))
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
+            raise ValueError(f"Expected `name` of letters, digits, '-', '_' and '.', but got {self.name!r}.")
+        if self.restarts is None and self.paired:
+            raise ValueError("Expected a number of `restarts` for paired restarts, but got None. Set `paired=False`.")
+        for field in ("restarts", "steps", "batch_size"):
+            value = getattr(self, field)
+            if value is not None and value < 1:
+                raise ValueError(f"Expected `{field}` to be at least 1, but got {value}.")
+        if self.optimizer not in ("adam", "sgd"):
+            raise ValueError(f"Expected `optimizer` to be 'adam' or 'sgd', but got {self.optimizer!r}.")
+        if not self.lr > 0:
+            raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
+        if self.budgets and self.budgets[0] < self.batch_size:
+            raise ValueError(
+                f"Expected every rung of `budgets` to fill a batch of {self.batch_size}, but got {self.budgets[0]}. "
+                "Lower `batch_size` or drop the rung."
+            )
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything two signatures must share, as plain JSON types: all fields but the name and the ladder."""
+        return {key: value for key, value in asdict(self).items() if key not in ("name", "budgets")}
+
+
+PROBES = {
+    "default": Probe(),
+    "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
+    "published": Probe(
+        name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False
+    ),
+}

@@ -1,0 +1,85 @@
+"""A signature: what one data set does to a freshly started encoder, per restart and weight unit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pge_lightning.errors import IncomparableError
+from pge_lightning.probe import Probe
+
+__all__ = ["Signature"]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The principal gradients of one data set under one probe at one sample budget.
+
+    Args:
+        units: Weight unit (parameter name inside the module) to its principal gradients, ``[restarts, *shape]``,
+            float32 on the CPU. Unpaired probes keep only the mean over restarts, ``[1, *shape]``.
+        starts: Weight unit to one hash of its initial values per restart; empty for unpaired probes.
+        probe: The probe that collected it.
+        budget: Samples drawn per restart.
+        restarts: Number of restarts that were run.
+        data: Fingerprint of the data set.
+        samples: Number of samples the data set held.
+        seconds: Wall-clock time the collection took.
+    """
+
+    units: Mapping[str, Tensor]
+    starts: Mapping[str, tuple[str, ...]]
+    probe: Probe
+    budget: int
+    restarts: int
+    data: str
+    samples: int
+    seconds: float = 0.0
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What another signature must share with this one to be compared, as plain JSON types."""
+        return {
+            "recipe": self.probe.recipe,
+            "budget": self.budget if self.probe.budgets else None,
+            "shapes": {name: list(stack.shape[1:]) for name, stack in self.units.items()},
+            "starts": {name: list(hashes) for name, hashes in self.starts.items()},
+        }
+
+    def check_comparable(self, other: "Signature") -> None:
+        """Refuse a comparison that would mean nothing.
+
+        Raises:
+            IncomparableError: If recipe, budget, units, shapes or starts differ; the message names the first
+                difference and the cure.
+        """
+        mine, its = self.fingerprint, other.fingerprint
+        for field, value in mine["recipe"].items():
+            if its["recipe"].get(field) != value:
+                raise IncomparableError(
+                    f"Expected the same probe, but `{field}` is {value} on one side and {its['recipe'].get(field)} on "
+                    "the other. Collect both with one probe."
+                )
+        if mine["budget"] != its["budget"]:
+            raise IncomparableError(
+                f"Expected equal sample budgets, but got {self.budget} and {other.budget}. "
+                "Compare signatures of the same rung of the ladder."
+            )
+        if missing := sorted(self.units.keys() ^ other.units.keys()):
+            raise IncomparableError(
+                f"Expected the same encoder units, but {missing[:3]} ({len(missing)} in all) are on one side only. "
+                "Use the same architecture, and name its shared part with `encoder=`."
+            )
+        for name, shape in mine["shapes"].items():
+            if its["shapes"][name] != shape:
+                raise IncomparableError(
+                    f"Expected unit '{name}' to have one shape, but got {shape} and {its['shapes'][name]}. "
+                    "Use the same architecture, and name its shared part with `encoder=`."
+                )
+        for name, hashes in mine["starts"].items():
+            if its["starts"][name] != hashes:
+                raise IncomparableError(
+                    f"Expected paired restarts, but unit '{name}' started from other values. "
+                    "Collect both signatures with the same initialisation code and version of PyTorch."
+                )
