@@ -57,6 +57,19 @@ class Probe:
                 "Lower `batch_size` or drop the rung."
             )
 
+    @classmethod
+    def of(cls, probe: "Probe | str") -> "Probe":
+        """A probe as it is, or a shipped one by its name.
+
+        Raises:
+            ValueError: If no probe has that name.
+        """
+        if isinstance(probe, Probe):
+            return probe
+        if probe not in PROBES:
+            raise ValueError(f"Expected `probe` to be a Probe or one of {sorted(PROBES)}, but got {probe!r}.")
+        return PROBES[probe]
+
     @property
     def recipe(self) -> dict[str, Any]:
         """Everything two signatures must share, as plain JSON types: all fields but the name and the ladder."""

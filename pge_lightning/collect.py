@@ -1,0 +1,297 @@
+"""Collect: restart, warm up on an isolated copy, keep the mean update direction, throw the copy away."""
+
+import copy
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from rich.progress import track
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader
+
+from pge_lightning.distributed import gather, rank_and_world
+from pge_lightning.encoder import EncoderSpec, encoder_units
+from pge_lightning.errors import PGEError
+from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, seed_all
+from pge_lightning.loss import LossFn, make_step
+from pge_lightning.probe import Probe
+from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
+from pge_lightning.samples import SamplePool, draw, sample_pool
+from pge_lightning.signature import Signature
+
+__all__ = ["Collector", "collect_signature"]
+
+Updates: TypeAlias = dict[str, Tensor]
+
+
+class Collector:
+    """Everything one data set's signatures need, checked before any work starts.
+
+    Args:
+        module: The user's module; only copies of it are touched.
+        batches: A ``DataLoader``, or any iterable of batches of tensors.
+        probe: The recipe, or the name of a shipped one.
+        loss_fn: Takes a copy of the module and a batch and returns a scalar loss; by default the LightningModule's own
+            ``training_step`` gives it.
+        encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        device: Where the warm-up runs; by default where the module is.
+        datamodule: Its transfer hooks take part where it overrides them.
+        prepare: Called with every copy before it is used.
+        limit: Most batches of the loader to consider.
+        distributed: Whether all processes of the default group take part, each with its share of samples and restarts.
+        progress: Whether to show a bar over the restarts.
+
+    Raises:
+        PGEError: If there is no loss, no encoder, a unit that nothing re-initialises, or too few samples.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        batches: DataLoader[Any] | Iterable[Any],
+        *,
+        probe: Probe | str = "default",
+        loss_fn: LossFn | None = None,
+        encoder: EncoderSpec = None,
+        factory: Factory | None = None,
+        device: torch.device | str | None = None,
+        datamodule: pl.LightningDataModule | None = None,
+        prepare: Callable[[nn.Module], None] | None = None,
+        limit: int | None = None,
+        distributed: bool = False,
+        progress: bool = False,
+    ) -> None:
+        self.module, self.batches, self.probe = module, batches, Probe.of(probe)
+        self.datamodule, self.prepare = datamodule, prepare
+        self.distributed, self.progress = distributed, progress
+        self.step = make_step(module, loss_fn)
+        self.units = encoder_units(module, encoder)
+        self.initialise = make_initialiser(module, factory)
+        with isolated_randomness():
+            restart(isolated_copy(module), self.units, self.initialise, seed=0, head_seed=0)
+        self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
+        self.data = self._fingerprint()
+        self.device = torch.device(device) if device is not None else next(module.parameters()).device
+
+    @property
+    def budgets(self) -> list[int]:
+        """The rungs of the ladder that the samples can fill; without a ladder, all samples.
+
+        Raises:
+            PGEError: If the samples fill no rung.
+        """
+        rungs = [budget for budget in self.probe.budgets if budget <= len(self.pool)]
+        if self.probe.budgets and not rungs:
+            raise PGEError(
+                f"Expected at least {self.probe.budgets[0]} samples for the smallest rung of probe "
+                f"'{self.probe.name}', but got {len(self.pool)}. Add a smaller rung to `budgets`, for the sources too."
+            )
+        return rungs or [len(self.pool)]
+
+    def part(self, indices: list[int]) -> "Collector":
+        """The same collection from some of the samples only."""
+        other = copy.copy(self)
+        other.pool = self.pool.part(indices)
+        other.data = other._fingerprint()
+        return other
+
+    def collect(self, budget: int) -> Signature:
+        """Run all restarts at one sample budget.
+
+        Args:
+            budget: Samples drawn afresh by every restart, at most as many as there are.
+
+        Returns:
+            The signature.
+
+        Raises:
+            PGEError: If a loss or an update is not finite, or the restarts do not differ; on every process, if one
+                fails.
+        """
+        begin = time.perf_counter()
+        probe = self.probe
+        needed = probe.steps * probe.batch_size
+        restarts = probe.restarts if probe.restarts is not None else max(1, len(self.pool) // needed)
+        rank, world = rank_and_world() if self.distributed else (0, 1)
+        failure, share = "", dict[int, tuple[Updates, dict[str, str]]]()
+        try:
+            with isolated_randomness(), borrowed(self.batches), torch.inference_mode(mode=False), torch.enable_grad():
+                share = self._run_all(range(rank, restarts, world), budget)
+        except Exception as error:
+            if world == 1:
+                raise
+            failure = f"Rank {rank}: {error}"
+        shares = gather((failure, share)) if self.distributed else [(failure, share)]
+        if failures := [text for text, _ in shares if text]:
+            raise PGEError(" ".join(failures))
+        results = dict(sorted((k, result) for _, share in shares for k, result in share.items()))
+        units, starts = self._stack(list(results.values()), restarts)
+        seconds = time.perf_counter() - begin
+        return Signature(units, starts, probe, budget, restarts, self.data, len(self.pool), seconds)
+
+    def _fingerprint(self) -> str:
+        with borrowed(self.batches):
+            data = self.pool.fingerprint()
+        return gather(data)[0] if self.distributed else data
+
+    def _run_all(self, numbers: range, budget: int) -> dict[int, tuple[Updates, dict[str, str]]]:
+        """The results of some restarts; unpaired ones are summed up in the first."""
+        kept: dict[int, tuple[Updates, dict[str, str]]] = {}
+        text = f"Probe '{self.probe.name}', {budget} samples"
+        for k in track(numbers, text, transient=True, disable=not self.progress):
+            updates, hashes = self._run(k, budget)
+            if self.probe.paired or not kept:
+                kept[k] = updates, hashes
+            else:
+                for name, total in kept[numbers[0]][0].items():
+                    total += updates[name]
+        return kept
+
+    def _run(self, k: int, budget: int) -> tuple[Updates, dict[str, str]]:
+        """One restart: its mean update direction per unit, and the hashes of its start."""
+        probe = self.probe
+        clone = isolated_copy(self.module)
+        head_seed = derive_seed(probe.seed, "head", k, self.data)
+        seed = derive_seed(probe.seed, "encoder", k) if probe.paired else derive_seed(head_seed, "encoder")
+        start = restart(clone, self.units, self.initialise, seed, head_seed)
+        if self.prepare is not None:
+            self.prepare(clone)
+        seed_all(derive_seed(probe.seed, "noise", k))
+        totals = self._warm_up(clone.to(self.device), k, budget)
+        if totals is None:
+            end = dict(clone.named_parameters())
+            totals = {name: (start[name] - end[name].detach().cpu()) / probe.lr for name in self.units}
+        updates = {name: total.cpu() / probe.steps for name, total in totals.items()}
+        for name, update in updates.items():
+            if not update.isfinite().all():
+                raise PGEError(
+                    f"Expected finite updates, but those of unit '{name}' are not in restart {k}. "
+                    "Lower the probe's `lr`, or mend the initialisation."
+                )
+        return updates, hash_start(start) if probe.paired else {}
+
+    def _warm_up(self, clone: nn.Module, k: int, budget: int) -> Updates | None:
+        """Take the steps of one restart in place. SGD returns the sums of its gradients, which are exact."""
+        probe = self.probe
+        named = {name: unit for name, unit in clone.named_parameters() if unit.requires_grad}
+        weights = list(named.values())
+        sgd = probe.optimizer == "sgd"
+        optimizer = (torch.optim.SGD if sgd else torch.optim.Adam)(weights, lr=probe.lr)
+        totals = {name: torch.zeros_like(named[name]) for name in self.units} if sgd else None
+        losses = []
+        for index, chosen in enumerate(draw(len(self.pool), budget, probe, k)):
+            loss = self.step(clone, self._place(clone, self.pool.batch(chosen)), index)
+            if loss is None:
+                continue
+            losses.append(loss.detach())
+            for unit, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+                unit.grad = gradient
+            for name in totals or ():
+                totals[name] += 0 if named[name].grad is None else named[name].grad
+            optimizer.step()
+        if not losses or not torch.stack(losses).isfinite().all():
+            found = torch.stack(losses).tolist() if losses else None
+            raise PGEError(
+                f"Expected a finite loss at every step, but restart {k} gave {found}. "
+                "Mend the loss or the data, or lower the probe's `lr`."
+            )
+        return totals
+
+    def _place(self, clone: nn.Module, batch: Any) -> Any:
+        """Bring a batch to the device, through the transfer hooks of the module or the data module, in float32."""
+        hooks: Any = clone if isinstance(clone, pl.LightningModule) else None
+        if hooks is None:
+            batch = move_data_to_device(batch, self.device)
+        else:
+            batch = self._hook("on_before_batch_transfer", hooks)(batch, 0)
+            batch = self._hook("transfer_batch_to_device", hooks)(batch, self.device, 0)
+            batch = self._hook("on_after_batch_transfer", hooks)(batch, 0)
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, batch)
+
+    def _hook(self, name: str, module: pl.LightningModule) -> Callable[..., Any]:
+        overrides = self.datamodule is not None and is_overridden(name, self.datamodule, pl.LightningDataModule)
+        hook: Callable[..., Any] = getattr(self.datamodule if overrides else module, name)
+        return hook
+
+    def _stack(
+        self, results: list[tuple[Updates, dict[str, str]]], restarts: int
+    ) -> tuple[Updates, dict[str, tuple[str, ...]]]:
+        """Bring the restarts together per unit: side by side if they are paired, as their mean if not."""
+        units = {name: torch.stack([updates[name] for updates, _ in results]) for name in self.units}
+        if not self.probe.paired:
+            return {name: stack.sum(0, keepdim=True) / restarts for name, stack in units.items()}, {}
+        starts = {name: tuple(hashes[name] for _, hashes in results) for name in self.units}
+        if restarts > 1 and all(len(set(hashes)) == 1 for hashes in starts.values()):
+            raise PGEError(
+                "Expected restarts to differ, but the re-initialised encoder is the same in all of them. Its "
+                "constructor probably loads trained weights: give a `factory` that draws them."
+            )
+        return units, starts
+
+
+def collect_signature(
+    module: nn.Module,
+    batches: DataLoader[Any] | Iterable[Any],
+    *,
+    loss_fn: LossFn | None = None,
+    probe: Probe | str = "default",
+    budget: int | None = None,
+    encoder: EncoderSpec = None,
+    factory: Factory | None = None,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Signature:
+    """Collect the principal gradients of one data set, in plain PyTorch.
+
+    Neither the module nor the loader, its samplers or the global random state are changed.
+
+    Args:
+        module: Any module; a LightningModule brings its own loss.
+        batches: A ``DataLoader``, or any iterable of batches of tensors.
+        loss_fn: Takes a copy of the module and a batch and returns a scalar loss.
+        probe: The recipe, or the name of a shipped one.
+        budget: Sample budget; by default the largest rung of the probe's ladder that the samples fill.
+        encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        device: Where the warm-up runs; by default where the module is.
+        progress: Whether to show a bar over the restarts.
+
+    Returns:
+        The signature: per unit ``[restarts, *shape]``.
+
+    Raises:
+        PGEError: If something is missing (checked before any work starts), or a loss is not finite.
+        ValueError: If the budget is larger than the number of samples or smaller than a batch.
+
+    Example:
+        >>> import torch
+        >>> from torch import nn
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> batches = [(torch.randn(64, 4), torch.randint(2, (64,))) for _ in range(4)]
+        >>> loss = lambda module, batch: nn.functional.cross_entropy(module(batch[0]), batch[1])
+        >>> signature = collect_signature(model, batches, loss_fn=loss, probe="fast", encoder="0")
+        >>> {name: list(stack.shape) for name, stack in signature.units.items()}
+        {'0.weight': [2, 8, 4], '0.bias': [2, 8]}
+    """
+    collector = Collector(
+        module,
+        batches,
+        probe=probe,
+        loss_fn=loss_fn,
+        encoder=encoder,
+        factory=factory,
+        device=device,
+        progress=progress,
+    )
+    if budget is not None and not collector.probe.batch_size <= budget <= len(collector.pool):
+        raise ValueError(
+            f"Expected `budget` between a batch of {collector.probe.batch_size} and the {len(collector.pool)} samples "
+            f"there are, but got {budget}."
+        )
+    return collector.collect(collector.budgets[-1] if budget is None else budget)
