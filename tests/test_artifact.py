@@ -1,0 +1,308 @@
+import errno
+import json
+import os
+import pickle
+import struct
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+
+import fsspec
+import pytest
+import safetensors.torch
+import torch
+from fsspec.core import url_to_fs
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pge_lightning import artifact
+from pge_lightning.artifact import (
+    check_header,
+    decode,
+    decode_signature,
+    encode,
+    encode_signature,
+    list_folder,
+    read_bytes,
+    remove_file,
+    write_bytes,
+)
+from pge_lightning.errors import ArtifactError
+from pge_lightning.probe import PROBES
+from pge_lightning.signature import Signature
+
+
+def make_signature(probe="default", seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {"stem.weight": (4, 1, 3, 3), "a.bias": (4,), "scale": ()}
+    chosen = PROBES[probe]
+    count = 3 if chosen.paired else 1
+    units = {name: torch.randn(count, *shape, generator=generator) for name, shape in shapes.items()}
+    starts = {name: tuple(f"{name}{k}" for k in range(count)) for name in shapes} if chosen.paired else {}
+    return Signature(units, starts, chosen, 200, count, "data-fingerprint", 1797, 0.1 + seed)
+
+
+def with_header(header, tensors=None):
+    tensors = {"x": torch.ones(2)} if tensors is None else tensors
+    return safetensors.torch.save(tensors, metadata={"pge": json.dumps(header)})
+
+
+def same(a, b):
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.bool]
+)
+def test_encode_keeps_every_bit_of_every_type(dtype):
+    tensors = {"matrix": torch.randn(5, 3).to(dtype), "empty": torch.empty(0, 4, dtype=dtype)}
+    back, header = decode(encode(tensors, {"note": "ü", "value": 0.1}, "thing"), "thing")
+    assert header == {"note": "ü", "value": 0.1}
+    assert back.keys() == tensors.keys()
+    assert all(same(back[name], tensor) for name, tensor in tensors.items())
+
+
+def test_encode_keeps_not_a_number_and_scalars():
+    back, header = decode(encode({"x": torch.tensor([float("nan"), -0.0]), "n": torch.tensor(7)}, {}, "thing"), "thing")
+    assert back["x"].isnan().tolist() == [True, False]
+    assert torch.signbit(back["x"][1])
+    assert back["n"].shape == ()
+    assert back["n"] == 7
+    assert header == {}
+
+
+def test_encode_takes_tied_and_transposed_tensors():
+    weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    back, _ = decode(encode({"a": weight, "tied": weight, "t": weight.T, "part": weight[0, 1:]}, {}, "thing"), "thing")
+    assert torch.equal(back["a"], weight)
+    assert torch.equal(back["tied"], weight)
+    assert torch.equal(back["t"], weight.T)
+    assert torch.equal(back["part"], weight[0, 1:])
+
+
+def test_decoded_tensors_can_be_written_to():
+    back, _ = decode(encode({"a": torch.zeros(2), "b": torch.zeros(2)}, {}, "thing"), "thing")
+    back["a"] += 1
+    assert back["b"].tolist() == [0, 0]
+
+
+def test_equal_content_gives_equal_bytes():
+    tensors = {name: torch.full((3,), float(k)) for k, name in enumerate("dbca")}
+    header = {"z": 1, "a": {"y": 2, "b": [3]}}
+    again = encode(dict(reversed(tensors.items())), dict(reversed(header.items())), "thing")
+    assert encode(tensors, header, "thing") == again
+
+
+def test_header_cannot_replace_schema_or_kind():
+    back, header = decode(encode({}, {"schema": 99, "kind": "other"}, "thing"), "thing")
+    assert (back, header) == ({}, {})
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(2).to_sparse(), torch.zeros(2, dtype=torch.complex128)])
+def test_encode_refuses_what_safetensors_cannot_store(tensor):
+    with pytest.raises(ArtifactError, match=r"Expected dense tensors .* Leave that tensor out"):
+        encode({"x": tensor}, {}, "thing")
+
+
+def test_every_truncation_is_refused():
+    blob = encode({"x": torch.ones(4)}, {"note": "n"}, "thing")
+    for length in range(len(blob)):
+        with pytest.raises(ArtifactError, match=r"truncated|only the beginning"):
+            decode(blob[:length], "thing")
+
+
+def test_appended_bytes_are_refused():
+    with pytest.raises(ArtifactError, match="truncated or damaged"):
+        decode(encode({"x": torch.ones(4)}, {}, "thing") + b"\0", "thing")
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x20, 0x80, 0xFF])
+def test_a_flipped_byte_never_raises_anything_but_an_artifact_error(mask):
+    blob = encode_signature(make_signature())
+    refused = 0
+    for position in range(len(blob) - 4 * 3 * 41):
+        damaged = bytearray(blob)
+        damaged[position] ^= mask
+        try:
+            decode_signature(bytes(damaged))
+        except ArtifactError:
+            refused += 1
+    assert refused > 200
+
+
+@given(st.binary(max_size=200))
+def test_random_bytes_are_refused(data):
+    with pytest.raises(ArtifactError):
+        decode(data, "thing")
+
+
+@settings(max_examples=50)
+@given(st.recursive(st.none() | st.integers() | st.text(), lambda x: st.dictionaries(st.text(), x), max_leaves=5))
+def test_random_json_headers_are_refused(header):
+    with pytest.raises(ArtifactError):
+        decode(with_header(header), "thing")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pickle.dumps({"x": 1}),
+        b"PK\x03\x04" + bytes(100),
+        safetensors.torch.save({"x": torch.ones(2)}),
+        safetensors.torch.save({"x": torch.ones(2)}, metadata={"format": "pt"}),
+        safetensors.torch.save({"x": torch.ones(2)}, metadata={"pge": "not json"}),
+        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 60_000) + b"[" * 60_000,
+        struct.pack("<Q", 2**62) + b"{}",
+    ],
+)
+def test_foreign_files_are_refused(data):
+    with pytest.raises(ArtifactError, match=r"^Expected a thing .*, but got .* (Check|Copy)"):
+        decode(data, "thing")
+
+
+def test_pickled_code_is_never_run(tmp_path):
+    class Mine:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
+    with pytest.raises(ArtifactError):
+        decode(pickle.dumps(Mine()), "thing")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_newer_schema_names_the_cure():
+    with pytest.raises(ArtifactError, match=r"Expected schema 1 or older, but got 2\. Upgrade pge-lightning\."):
+        decode(with_header({"schema": 2, "kind": "thing"}), "thing")
+
+
+def test_other_kind_is_refused():
+    with pytest.raises(ArtifactError, match="Expected a signature, but got a 'encoder' file"):
+        decode_signature(encode({"x": torch.ones(2)}, {}, "encoder"))
+
+
+@pytest.mark.parametrize("schema", [None, "1", True, 0, -1, 1.0])
+def test_a_header_without_a_proper_schema_is_refused(schema):
+    with pytest.raises(ArtifactError, match="without a schema"):
+        check_header({"schema": schema, "kind": "thing"}, "thing")
+
+
+@pytest.mark.parametrize("probe", ["default", "published"])
+def test_signature_comes_back_bit_for_bit_in_order(probe):
+    signature = make_signature(probe)
+    back = decode_signature(encode_signature(signature))
+    assert list(back.units) == list(signature.units)
+    assert all(same(back.units[name], stack) for name, stack in signature.units.items())
+    assert replace(back, units={}) == replace(signature, units={})
+    assert list(back.starts) == list(signature.starts)
+    back.check_comparable(signature)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("units", ["stem.weight"]),
+        ("units", None),
+        ("starts", {"stem.weight": ["a"]}),
+        ("starts", {"stem.weight": ["a"], "scale": ["b"], "a.bias": ["c"], "more": ["d"]}),
+        ("starts", 3),
+        ("probe", {"name": "default", "lr": -1}),
+        ("probe", {"of": "the future"}),
+        ("budget", ...),
+    ],
+)
+def test_damaged_signature_header_is_refused(field, value):
+    tensors, header = decode(encode_signature(make_signature()), "signature")
+    damaged = {key: old for key, old in {**header, field: value}.items() if old is not ...}
+    with pytest.raises(ArtifactError, match="Expected the header of a signature"):
+        decode_signature(encode(tensors, damaged, "signature"))
+
+
+@pytest.fixture(params=["local", "memory"])
+def place(request, tmp_path):
+    fs, path = url_to_fs(str(tmp_path) if request.param == "local" else f"memory://{tmp_path.name}")
+    yield fs, path
+    if request.param == "memory" and fs.exists(path):
+        fs.rm(path, recursive=True)
+
+
+def test_write_read_list_remove(place):
+    fs, root = place
+    path = f"{root}/deep/folder/file.bin"
+    for data in (b"first" * 1000, b"second"):
+        write_bytes(fs, path, data)
+        assert read_bytes(fs, path) == data
+    assert list_folder(fs, f"{root}/deep/folder") == ["file.bin"]
+    assert list_folder(fs, path) == []
+    assert list_folder(fs, f"{root}/absent") == []
+    remove_file(fs, path)
+    remove_file(fs, path)
+    assert list_folder(fs, f"{root}/deep/folder") == []
+
+
+def test_reading_a_missing_file_names_it(place):
+    fs, root = place
+    with pytest.raises(ArtifactError, match=r"Expected to read '.*nothing', but got FileNotFoundError"):
+        read_bytes(fs, f"{root}/nothing")
+
+
+def test_written_files_follow_the_umask(tmp_path):
+    fs, root = url_to_fs(str(tmp_path))
+    write_bytes(fs, f"{root}/file", b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+@pytest.mark.parametrize("name", ["/dev/null/file", "/proc/pge/file"])
+def test_unwritable_folder_is_reported(name):
+    fs, path = url_to_fs(name)
+    with pytest.raises(ArtifactError, match=rf"Expected to write '{name}', but got .* choose a path"):
+        write_bytes(fs, path, b"x")
+
+
+def test_a_folder_in_the_way_is_reported_and_the_temporary_removed(tmp_path):
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    fs, root = url_to_fs(str(tmp_path))
+    with pytest.raises(ArtifactError, match="IsADirectoryError"):
+        write_bytes(fs, f"{root}/taken", b"x")
+    assert os.listdir(tmp_path) == ["taken"]
+    with pytest.raises(ArtifactError, match="Expected to remove"):
+        remove_file(fs, f"{root}/taken")
+
+
+def test_read_only_file_systems_are_reported(tmp_path):
+    archive = tmp_path / "archive.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        zipped.writestr("kept", b"content")
+    fs = fsspec.filesystem("zip", fo=str(archive), mode="r")
+    with pytest.raises(ArtifactError, match="Expected to write"):
+        write_bytes(fs, "folder/file", b"x")
+    assert read_bytes(fs, "kept") == b"content"
+
+
+def test_a_folder_that_cannot_be_synchronised_is_no_failure(tmp_path):
+    artifact._sync_folder(str(tmp_path / "absent"))
+    assert not (tmp_path / "absent").exists()
+
+
+FULL = """
+import resource, sys
+from fsspec.core import url_to_fs
+from pge_lightning.artifact import write_bytes
+from pge_lightning.errors import ArtifactError
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_bytes(*url_to_fs(sys.argv[1]), b"new" * 10_000)
+except ArtifactError as error:
+    sys.exit(error.__cause__.errno)
+"""
+
+
+def test_disk_full_leaves_the_old_file_and_nothing_else(tmp_path):
+    fs, path = url_to_fs(str(tmp_path / "file"))
+    write_bytes(fs, path, b"old")
+    done = subprocess.run([sys.executable, "-c", FULL, path], check=False)
+    assert done.returncode == errno.EFBIG
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
