@@ -135,6 +135,20 @@ class Collector:
         seconds = time.perf_counter() - begin
         return Signature(units, starts, probe, budget, restarts, self.data, len(self.pool), seconds)
 
+    def fits(self, signature: Signature, budget: int) -> bool:
+        """Whether a stored signature is the one that :meth:`collect` would make, up to the machine's arithmetic."""
+        with isolated_randomness():
+            hashes = [hash_start(self._start(k)[1]) for k in range(signature.restarts if self.probe.paired else 0)]
+        starts = {name: tuple(hashed[name] for hashed in hashes) for name in self.units} if hashes else {}
+        expected = (self.probe.recipe, budget, self.data, len(self.pool), starts)
+        return expected == (
+            signature.probe.recipe,
+            signature.budget,
+            signature.data,
+            signature.samples,
+            dict(signature.starts),
+        )
+
     def _fingerprint(self) -> str:
         with borrowed(self.batches):
             data = self.pool.fingerprint()
@@ -156,10 +170,7 @@ class Collector:
     def _run(self, k: int, budget: int) -> tuple[Updates, dict[str, str]]:
         """One restart: its mean update direction per unit, and the hashes of its start."""
         probe = self.probe
-        clone = isolated_copy(self.module)
-        head_seed = derive_seed(probe.seed, "head", k, self.data)
-        seed = derive_seed(probe.seed, "encoder", k) if probe.paired else derive_seed(head_seed, "encoder")
-        start = restart(clone, self.units, self.initialise, seed, head_seed)
+        clone, start = self._start(k)
         if self.prepare is not None:
             self.prepare(clone)
         seed_all(derive_seed(probe.seed, "noise", k))
@@ -175,6 +186,13 @@ class Collector:
                     "Lower the probe's `lr`, or mend the initialisation."
                 )
         return updates, hash_start(start) if probe.paired else {}
+
+    def _start(self, k: int) -> tuple[nn.Module, Updates]:
+        """A re-initialised copy, and its encoder's initial values. Only a paired encoder is equal for all data sets."""
+        clone, seed = isolated_copy(self.module), self.probe.seed
+        head_seed = derive_seed(seed, "head", k, self.data)
+        encoder_seed = derive_seed(seed, "encoder", k) if self.probe.paired else derive_seed(head_seed, "encoder")
+        return clone, restart(clone, self.units, self.initialise, encoder_seed, head_seed)
 
     def _warm_up(self, clone: nn.Module, k: int, budget: int) -> Updates | None:
         """Take the steps of one restart in place. SGD returns the sums of its gradients, which are exact."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from pge_lightning.distributed import gather
 from pge_lightning.errors import PGEError
@@ -111,10 +111,17 @@ class _BatchPool(SamplePool):
 
 
 def _visited(loader: DataLoader[Any], limit: int | None) -> list[int]:
-    """The indices that one pass over the loader reads, in ascending order."""
-    sampler: Any = loader.batch_sampler
-    most = limit if limit is not None else len(sampler) if hasattr(sampler, "__len__") else None
-    return sorted({int(index) for indices in islice(iter(sampler), most) for index in indices})
+    """The indices that the loader may read, in ascending order; of a limited loader, those of its first batches.
+
+    A plain batch sampler is looked through to its sampler, so that an incomplete last batch counts, too.
+    """
+    batches: Any = loader.batch_sampler
+    length = len(batches) if hasattr(batches, "__len__") else None
+    whole = limit is None or (length is not None and limit >= length)
+    if type(batches) is BatchSampler and whole and length is not None:
+        return sorted({int(index) for index in islice(iter(batches.sampler), len(loader.dataset))})  # type: ignore[arg-type]  # a sampler's length is its data set's
+    most = length if whole else limit
+    return sorted({int(index) for indices in islice(iter(batches), most) for index in indices})
 
 
 def sample_pool(

@@ -1,0 +1,76 @@
+"""The phase before the first training batch: what both callbacks need of a Trainer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+from torch.utils.data import DataLoader
+
+__all__ = ["check_strategy", "phase_context", "quiet", "resumed"]
+
+
+def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
+    """Refuse strategies that shard or hide the parameters.
+
+    Raises:
+        MisconfigurationException: If the strategy is neither on a single device nor DDP.
+    """
+    if not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        raise MisconfigurationException(
+            f"{owner} is not supported with {type(trainer.strategy).__name__}, which does not keep whole parameters on "
+            "every device. Please collect or select on a single device before `trainer.fit`, with `collect_signature` "
+            "or `SourceSelector`."
+        )
+
+
+def resumed(trainer: "pl.Trainer") -> bool:
+    """Whether this fit goes on from a checkpoint, whose weights must stand."""
+    return bool(trainer.ckpt_path) or trainer.global_step > 0
+
+
+@contextmanager
+def quiet(trainer: "pl.Trainer") -> Iterator[None]:
+    """Keep what a training step sends straight to a logger's experiment away from the user's loggers."""
+    loggers = trainer.loggers
+    trainer.loggers = [DummyLogger() for _ in loggers]
+    try:
+        yield
+    finally:
+        trainer.loggers = loggers
+
+
+def _attach(trainer: "pl.Trainer", clone: nn.Module) -> None:
+    if isinstance(clone, pl.LightningModule):
+        clone.trainer = trainer
+
+
+def phase_context(trainer: "pl.Trainer") -> tuple[DataLoader[Any], dict[str, Any]]:
+    """The processed training loader, and what a collector needs to know of the Trainer.
+
+    Returns:
+        The loader, and further arguments of :class:`~pge_lightning.collect.Collector`.
+
+    Raises:
+        MisconfigurationException: If there is not exactly one loader.
+    """
+    loader = trainer.train_dataloader
+    if not isinstance(loader, DataLoader):
+        raise MisconfigurationException(
+            f"Collecting is not supported with a {type(loader).__name__} of training loaders. Please train with one "
+            "DataLoader, or call `collect_signature` with the batches that should count."
+        )
+    prepare: Callable[[nn.Module], None] = partial(_attach, trainer)
+    batches = trainer.num_training_batches
+    return loader, {
+        "limit": int(batches) if batches != float("inf") else None,
+        "datamodule": getattr(trainer, "datamodule", None),
+        "distributed": trainer.world_size > 1,
+        "prepare": prepare,
+        "progress": False,
+    }

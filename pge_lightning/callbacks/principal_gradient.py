@@ -1,0 +1,201 @@
+"""The callback that collects a source's signatures and registers it."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from typing_extensions import override
+
+from pge_lightning.callbacks.phase import check_strategy, phase_context, quiet, resumed
+from pge_lightning.collect import Collector
+from pge_lightning.distributed import gather
+from pge_lightning.encoder import EncoderSpec, encoder_state
+from pge_lightning.errors import PGEError
+from pge_lightning.library import Library, Source, SourceFacts
+from pge_lightning.loss import LossFn
+from pge_lightning.probe import Probe
+from pge_lightning.restart import Factory
+from pge_lightning.signature import Signature
+
+__all__ = ["PrincipalGradientCallback"]
+
+
+class PrincipalGradientCallback(Callback):
+    """Collect principal gradients before training, and register the source when its training ends.
+
+    The phase runs once, in ``on_train_start``, on copies: the training that follows is bit-identical to one without
+    the callback. A run that goes on from a checkpoint skips it and registers the signatures collected before. Under
+    ``fast_dev_run`` one tiny collection touches every line, and nothing is written.
+
+    Args:
+        library: The library, or its path or URL.
+        name: The source's name in the library.
+        probe: The recipe, the name of a shipped one, or several of either.
+        encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
+        loss_fn: Takes a copy of the module and a batch and returns a scalar loss; by default the module's own
+            ``training_step`` gives it.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        classes: Number of classes, for the library's facts; by default ``num_classes`` of the data module.
+        metric: Name of the logged metric to record; by default the one that checkpoints are chosen by.
+        stop_after_collecting: Train nothing, and register the weights as they came: for a model trained elsewhere.
+        overwrite: Whether a source of this name may be replaced.
+
+    Attributes:
+        signatures: What was collected in this process.
+        source: The registered source, on rank zero after the training.
+
+    Raises:
+        MisconfigurationException: If the Trainer's strategy shards parameters, or stopping is asked for together
+            with ``min_epochs`` or ``min_steps``.
+        PGEError: If the library is not writable or holds the name, before any work starts; else as
+            :class:`~pge_lightning.collect.Collector`.
+
+    Example::
+
+        trainer = L.Trainer(callbacks=[PrincipalGradientCallback(library="sources", name="mnist")])
+        trainer.fit(model, datamodule)
+    """
+
+    def __init__(
+        self,
+        library: str | Library,
+        name: str,
+        probe: str | Probe | Sequence[str | Probe] = "default",
+        encoder: EncoderSpec = None,
+        loss_fn: LossFn | None = None,
+        factory: Factory | None = None,
+        classes: int | None = None,
+        metric: str | None = None,
+        stop_after_collecting: bool = False,
+        overwrite: bool = False,
+    ) -> None:
+        self.library = library if isinstance(library, Library) else Library(library)
+        self.name = name
+        self.probes = [Probe.of(item) for item in ([probe] if isinstance(probe, (str, Probe)) else probe)]
+        self.encoder, self.loss_fn, self.factory = encoder, loss_fn, factory
+        self.classes, self.metric = classes, metric
+        self.stop_after_collecting, self.overwrite = stop_after_collecting, overwrite
+        self.signatures: list[Signature] = []
+        self.source: Source | None = None
+        self._files: list[str] = []
+        self._facts: dict[str, Any] = {}
+        self._begin = 0.0
+
+    @property
+    @override
+    def state_key(self) -> str:
+        return self._generate_state_key(library=self.library.root, name=self.name)
+
+    @override
+    def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
+        if stage != "fit":
+            return
+        check_strategy(trainer, type(self).__name__)
+        if self.stop_after_collecting and (trainer.min_epochs or trainer.min_steps):
+            raise MisconfigurationException(
+                "`stop_after_collecting` is not supported with `min_epochs` or `min_steps`. Please leave them unset."
+            )
+        if not trainer.fast_dev_run and not self._files:
+            self._on_rank_zero(trainer, self._check_library)
+
+    @override
+    def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        self._begin = time.perf_counter()
+        if self.signatures or self._files:
+            return
+        if resumed(trainer):
+            rank_zero_warn(
+                f"Source '{self.name}' is not collected: this run goes on from a checkpoint that was written without it."
+            )
+            return
+        with quiet(trainer), trainer.profiler.profile(f"[Callback]{type(self).__name__}.collect"):
+            self._collect(trainer, pl_module)
+        self._begin = time.perf_counter()
+        if self.stop_after_collecting:
+            trainer.should_stop = True
+
+    @override
+    def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if not trainer.is_global_zero or not self._files or self.source is not None:
+            return
+        self._facts["seconds_training"] += time.perf_counter() - self._begin
+        facts = SourceFacts(**self._facts, **self._metric(trainer), created=datetime.now(timezone.utc).isoformat())
+        try:
+            weights = encoder_state(pl_module, self.encoder)
+            self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite)
+        except (PGEError, ValueError) as error:
+            rank_zero_warn(f"Source '{self.name}' is trained, but could not be registered: {error}")
+            return
+        rank_zero_info(f"Source '{self.name}' is registered in '{self.library.root}'.")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        seconds = self._facts.get("seconds_training", 0.0) + time.perf_counter() - self._begin
+        return {"files": list(self._files), "facts": {**self._facts, "seconds_training": seconds}}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._files = list(state_dict.get("files", []))
+        self._facts = dict(state_dict.get("facts", {}))
+
+    def _check_library(self) -> None:
+        self.library.check_name(self.name, self.overwrite)
+        self.library.check_writable()
+
+    def _on_rank_zero(self, trainer: "pl.Trainer", action: Any) -> None:
+        """Run something on rank zero, and raise its error on every rank."""
+        failure = None
+        if trainer.is_global_zero:
+            try:
+                action()
+            except (PGEError, ValueError) as error:
+                failure = error
+        failure = gather(failure)[0] if trainer.world_size > 1 else failure
+        if failure is not None:
+            raise failure
+
+    def _collect(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        loader, context = phase_context(trainer)
+        options = {"encoder": self.encoder, "loss_fn": self.loss_fn, "factory": self.factory, **context}
+        probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if trainer.fast_dev_run else self.probes
+        collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
+        plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
+        for collector, budget in plan:
+            signature = collector.collect(budget)
+            rank_zero_info(
+                f"Collected probe '{collector.probe.name}' of source '{self.name}': {signature.restarts} restarts x "
+                f"{collector.probe.steps} steps at {budget} samples in {signature.seconds:.1f} s."
+            )
+            self.signatures.append(signature)
+        if not trainer.fast_dev_run:
+            self._on_rank_zero(trainer, self._store)
+            self._facts = {
+                "encoder": str(self.encoder),
+                "classes": self.classes or getattr(context["datamodule"], "num_classes", None),
+                "samples": len(collectors[0].pool),
+                "seconds_collecting": sum(signature.seconds for signature in self.signatures),
+                "seconds_training": 0.0,
+            }
+
+    def _store(self) -> None:
+        self._files = [self.library.put_signature(self.name, signature) for signature in self.signatures]
+
+    def _metric(self, trainer: "pl.Trainer") -> dict[str, Any]:
+        """The recorded metric, and all others that were logged."""
+        logged = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        chosen = self.metric or getattr(trainer.checkpoint_callback, "monitor", None)
+        known = chosen in logged
+        return {"metric": chosen if known else None, "value": logged.get(chosen), "extra": {"metrics": logged}}
+
+
+def _tiny(probe: Probe, batch_size: int | None) -> Probe:
+    """A probe of one step on one batch, to touch every line."""
+    size = min(probe.batch_size, batch_size or probe.batch_size)
+    restarts = probe.restarts and min(probe.restarts, 2)
+    return replace(probe, restarts=restarts, steps=1, batch_size=size, budgets=(size,) if probe.budgets else ())

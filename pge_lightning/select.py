@@ -1,0 +1,293 @@
+"""Select: rank the sources of a library for a target, and load the best encoder before fine-tuning begins."""
+
+import copy
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from rich.console import Console
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from pge_lightning.collect import Collector
+from pge_lightning.encoder import EncoderSpec
+from pge_lightning.errors import PGEError
+from pge_lightning.functional.gap import KINDS, Kind
+from pge_lightning.isolation import isolated_randomness
+from pge_lightning.library import Library, Source
+from pge_lightning.loss import LossFn
+from pge_lightning.probe import Probe
+from pge_lightning.rank import Ranking, noise_floor, rank_sources
+from pge_lightning.restart import Factory
+from pge_lightning.signature import Signature
+
+__all__ = ["LoadReport", "Selection", "SourceSelector", "load_encoder"]
+
+Data = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What happened to each name when an encoder was loaded.
+
+    Args:
+        loaded: Names whose values were copied into the model.
+        left: Names of the model that the source does not have; they keep their values.
+        skipped: Names of the source that the model does not have in this shape, with the reason.
+    """
+
+    loaded: tuple[str, ...]
+    left: tuple[str, ...]
+    skipped: dict[str, str]
+
+    def __str__(self) -> str:
+        skipped = "".join(f"; skipped {name}: {reason}" for name, reason in self.skipped.items())
+        return f"loaded {len(self.loaded)} tensors, left {len(self.left)} ({', '.join(self.left[:4])}){skipped}"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a selector decided.
+
+    Args:
+        ranking: All sources.
+        source: Name of the one that was loaded.
+        report: What was loaded of it.
+    """
+
+    ranking: Ranking
+    source: str
+    report: LoadReport
+
+
+def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
+    """Copy an encoder's values into a module, in place: optimizers that hold its parameters go on with them.
+
+    Args:
+        module: The module to be fine-tuned.
+        weights: Name inside the module to value, as a library gives them.
+
+    Returns:
+        What was loaded, left and skipped.
+
+    Raises:
+        PGEError: If no name and shape agrees.
+    """
+    own = module.state_dict(keep_vars=True)
+    skipped = {
+        name: "not in the model" if name not in own else f"shape {list(value.shape)}, not {list(own[name].shape)}"
+        for name, value in weights.items()
+        if name not in own or own[name].shape != value.shape
+    }
+    loaded = tuple(name for name in weights if name not in skipped)
+    if not loaded:
+        raise PGEError(
+            f"Expected weights of the same architecture, but no name and shape of {list(weights)[:3]} is in "
+            f"{type(module).__name__}. Build the model as the source was built."
+        )
+    with torch.no_grad():
+        for name in loaded:
+            own[name].copy_(weights[name])
+    return LoadReport(loaded, tuple(name for name in own if name not in weights), skipped)
+
+
+class SourceSelector:
+    """Ranks the sources of a library for a target and loads the best one.
+
+    Args:
+        library: The library, or its path or URL.
+        probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
+        kind: The formula of the gap: ``"layerwise"``, ``"unit"`` or ``"published"``.
+        budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
+            sources hold.
+        encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
+            longest set of units that agrees in names and shapes between the model and the sources.
+        loss_fn: Takes a copy of the model and a batch and returns a scalar loss; by default the LightningModule's own
+            ``training_step`` gives it.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        exclude: Names of sources to leave out.
+        floor: Whether to measure the noise floor, which costs two more collections.
+        cache: Whether the target's signature is kept in the library, and taken from there when it fits.
+        device: Where the warm-up runs; by default where the model is.
+        verbose: Whether to print the table and show progress.
+
+    Raises:
+        ValueError: If `kind` or the probe's name is unknown.
+
+    Example::
+
+        selection = SourceSelector(library="sources").select(model, datamodule)
+        trainer.fit(model, datamodule)
+    """
+
+    def __init__(
+        self,
+        library: Library | str | os.PathLike[str],
+        *,
+        probe: Probe | str = "default",
+        kind: Kind = "layerwise",
+        budget: int | None = None,
+        encoder: EncoderSpec = None,
+        loss_fn: LossFn | None = None,
+        factory: Factory | None = None,
+        exclude: Collection[str] = (),
+        floor: bool = False,
+        cache: bool = True,
+        device: torch.device | str | None = None,
+        verbose: bool = True,
+    ) -> None:
+        if kind not in KINDS:
+            raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {kind!r}.")
+        self.library = library if isinstance(library, Library) else Library(library)
+        self.probe, self.kind, self.budget = Probe.of(probe), kind, budget
+        self.encoder, self.loss_fn, self.factory = encoder, loss_fn, factory
+        self.exclude, self.floor, self.cache = frozenset(exclude), floor, cache
+        self.device, self.verbose = device, verbose
+
+    def select(self, model: nn.Module, data: Data, **context: Any) -> Selection:
+        """Rank the sources, print the table, and load the encoder of the best one into the model.
+
+        Args:
+            model: The model to be fine-tuned; only its encoder's values change, in place.
+            data: The target: a data module, a loader, or an iterable of batches.
+            **context: As in :meth:`rank`.
+
+        Returns:
+            The ranking, the source's name and what was loaded of it.
+
+        Raises:
+            PGEError: If there are no sources, none compares, or the target's signature cannot be collected.
+        """
+        ranking = self.rank(model, data, **context)
+        return Selection(ranking, ranking.best.name, self.load(model, ranking.best.name))
+
+    def load(self, model: nn.Module, name: str) -> LoadReport:
+        """Load the encoder of one source into the model, in place.
+
+        Returns:
+            What was loaded, left and skipped.
+        """
+        report = load_encoder(model, self.library.open(name).load_weights())
+        if self.verbose:
+            Console().print(f"Source '{name}': {report}.")
+        return report
+
+    def rank(self, model: nn.Module, data: Data, **context: Any) -> Ranking:
+        """Rank all sources for a target, without changing the model.
+
+        Args:
+            model: The model to be fine-tuned.
+            data: The target: a data module, a loader, or an iterable of batches.
+            **context: Further arguments of :class:`~pge_lightning.collect.Collector`.
+
+        Returns:
+            The ranking; sources that cannot be read or compared stand at its end with the reason.
+
+        Raises:
+            PGEError: If there are no sources, or the target's signature cannot be collected.
+        """
+        sources = self._open_sources()
+        loader, datamodule = _training_data(data)
+        encoder = self.encoder if self.encoder is not None else self._agreeing_encoder(model, sources)
+        collector = Collector(
+            model,
+            loader,
+            **{
+                "probe": self.probe,
+                "loss_fn": self.loss_fn,
+                "encoder": encoder,
+                "factory": self.factory,
+                "device": self.device,
+                "datamodule": datamodule,
+                "progress": self.verbose,
+                **context,
+            },
+        )
+        target = self.signature(collector, self._common_budget(collector.budgets, sources))
+        ranking = rank_sources(
+            target, sources, self.kind, noise_floor(collector, self.kind) if self.floor else None
+        )
+        if self.verbose:
+            Console().print(ranking)
+        return ranking
+
+    def signature(self, collector: Collector, budget: int) -> Signature:
+        """The target's signature: a stored one whose fingerprint fits, or else a fresh one, which is then stored.
+
+        Returns:
+            The signature.
+        """
+        if not self.cache or collector.distributed:
+            return collector.collect(budget)
+        stored = self.library.get_target(collector.probe.name, budget, collector.data)
+        if stored is not None and collector.fits(stored, budget):
+            return stored
+        fresh = collector.collect(budget)
+        self.library.put_target(fresh)
+        return fresh
+
+    def _open_sources(self) -> dict[str, Source | Exception]:
+        names = [name for name in self.library.names() if name not in self.exclude]
+        if not names:
+            raise PGEError(
+                f"Expected sources in the library '{self.library.root}', but there are none"
+                f"{f' beside {sorted(self.exclude)}' if self.exclude else ''}. Train one with PrincipalGradientCallback."
+            )
+        return {name: _attempt(lambda name=name: self.library.open(name)) for name in names}
+
+    def _agreeing_encoder(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> EncoderSpec:
+        """The longest set of units of a source that the model has too, name by name and shape by shape."""
+        own = {name: list(unit.shape) for name, unit in model.named_parameters()}
+        found = set()
+        for source in sources.values():
+            for entry in source.signatures[:1] if isinstance(source, Source) else ():
+                units = _attempt(lambda source=source, entry=entry: source.load_signature(entry).fingerprint["shapes"])
+                if not isinstance(units, Exception) and units.items() <= own.items():
+                    found.add(frozenset(units))
+        longest = [units for units in found if len(units) == max(map(len, found))]
+        if not longest:
+            return None
+        if len(longest) > 1:
+            raise PGEError(
+                f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
+                "Name the transferred part with `encoder=`."
+            )
+        return lambda _: longest[0]
+
+    def _common_budget(self, rungs: list[int], sources: Mapping[str, Source | Exception]) -> int:
+        """The rung to compare at."""
+        if self.budget is not None:
+            if self.probe.budgets and self.budget not in rungs:
+                raise PGEError(
+                    f"Expected `budget` to be a rung that the target fills, one of {rungs}, but got {self.budget}."
+                )
+            return self.budget
+        held = [
+            budgets
+            for source in sources.values()
+            if isinstance(source, Source)
+            and (budgets := {entry.budget for entry in source.signatures if entry.recipe == self.probe.recipe})
+        ]
+        return max((rung for rung in rungs if all(rung in budgets for budgets in held)), default=rungs[-1])
+
+
+def _attempt(action: Callable[[], Any]) -> Any:
+    """The result of an action on one source, or the reason why there is none."""
+    try:
+        return action()
+    except (PGEError, ValueError, OSError) as error:
+        return error
+
+
+def _training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
+    """The training loader, and the data module it came from; the user's own data module is not set up."""
+    if not isinstance(data, pl.LightningDataModule):
+        return data, None
+    with isolated_randomness():
+        datamodule = copy.deepcopy(data)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        return datamodule.train_dataloader(), datamodule
