@@ -1,0 +1,1 @@
+"""The command `pge`: tasks over the library, configured by Hydra."""

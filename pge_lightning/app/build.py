@@ -1,0 +1,153 @@
+"""From configurations to objects: the only place where Hydra instantiates anything."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, cast
+
+import lightning as L
+from hydra.utils import get_object, instantiate
+from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from pge_lightning.callbacks import PrincipalGradientCallback
+from pge_lightning.library import Library
+from pge_lightning.probe import Probe
+from pge_lightning.select import SourceSelector
+
+__all__ = [
+    "build_collector",
+    "build_data",
+    "build_library",
+    "build_model",
+    "build_probe",
+    "build_selector",
+    "build_trainer",
+]
+
+
+def build_data(cfg: DictConfig) -> L.LightningDataModule:
+    """The data module, set up for fitting.
+
+    ``cfg.name`` is what the data set is called; it is passed on only where the target has an argument of that name.
+
+    Args:
+        cfg: The group ``data``.
+
+    Returns:
+        The data module.
+    """
+    arguments = _plain(cfg)
+    if "name" not in inspect.signature(get_object(_target(arguments))).parameters:
+        arguments.pop("name", None)
+    datamodule: L.LightningDataModule = _make(arguments)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    return datamodule
+
+
+def build_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.LightningModule:
+    """The model, with as many classes as the data has where ``cfg.num_classes`` is null.
+
+    Args:
+        cfg: The group ``model``.
+        datamodule: The data, set up.
+
+    Returns:
+        The model; seed beforehand.
+    """
+    arguments = _plain(cfg)
+    if arguments.get("num_classes", 0) is None:
+        arguments["num_classes"] = getattr(datamodule, "num_classes", None)
+    model: L.LightningModule = _make(arguments)
+    return model
+
+
+def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> L.Trainer:
+    """The Trainer, with the configured callbacks and loggers.
+
+    Args:
+        cfg: The whole configuration: groups ``trainer``, ``callbacks`` and ``logger``.
+        callbacks: Further callbacks, called after the configured ones.
+
+    Returns:
+        The Trainer.
+    """
+    trainer: L.Trainer = _make(
+        _plain(cfg.trainer),
+        callbacks=[*_make_all(cfg.get("callbacks")), *callbacks],
+        logger=_make_all(cfg.get("logger")) or False,
+    )
+    return trainer
+
+
+def build_probe(cfg: DictConfig) -> Probe:
+    """The probe of the group ``probe``."""
+    probe: Probe = _make(_plain(cfg))
+    return probe
+
+
+def build_library(cfg: DictConfig) -> Library:
+    """The library of the group ``library``."""
+    return Library(cfg.root, _plain(cfg).get("storage_options"))
+
+
+def build_collector(cfg: DictConfig) -> PrincipalGradientCallback:
+    """The callback that collects and registers a source.
+
+    Args:
+        cfg: The whole configuration: ``name``, the node ``collect``, and groups ``probe`` and ``library``.
+
+    Returns:
+        The callback.
+    """
+    callback: PrincipalGradientCallback = _make(
+        _plain(cfg.collect),
+        library=build_library(cfg.library),
+        name=cfg.name,
+        probe=build_probe(cfg.probe),
+        overwrite=cfg.library.overwrite,
+    )
+    return callback
+
+
+def build_selector(cfg: DictConfig) -> SourceSelector:
+    """The selector.
+
+    Args:
+        cfg: The whole configuration: groups ``selector``, ``probe`` and ``library``.
+
+    Returns:
+        The selector.
+    """
+    selector: SourceSelector = _make(
+        _plain(cfg.selector), library=build_library(cfg.library), probe=build_probe(cfg.probe)
+    )
+    return selector
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    return cast("dict[str, Any]", OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True))
+
+
+def _target(arguments: dict[str, Any]) -> str:
+    if "_target_" not in arguments:
+        raise ValueError(
+            f"Expected a configuration with the key `_target_`, but got the keys {list(arguments)}. "
+            "Name the class or function to call."
+        )
+    return str(arguments["_target_"])
+
+
+def _make(arguments: dict[str, Any], **live: Any) -> Any:
+    # Live objects go past Hydra, which would turn dataclasses such as Probe into configurations.
+    target = _target(arguments)
+    build = instantiate(arguments, _partial_=True, _convert_="all")
+    try:
+        return build(**live)
+    except TypeError as error:
+        raise ValueError(f"Expected arguments that {target} takes, but got: {error}") from error
+
+
+def _make_all(cfg: DictConfig | None) -> list[Any]:
+    """Instantiate every named entry of a group that has a ``_target_``."""
+    return [_make(entry) for entry in _plain(cfg or DictConfig({})).values() if entry and "_target_" in entry]
