@@ -1,0 +1,233 @@
+"""The three gaps between two stacks of principal gradients, as pure functions."""
+
+from collections.abc import Iterator, Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["KINDS", "Kind", "layerwise_gap", "left_out_gaps", "principal_gradient_gap", "published_gap", "unit_gap"]
+
+Kind: TypeAlias = Literal["layerwise", "unit", "published"]
+Stack: TypeAlias = Mapping[str, Tensor]
+
+KINDS: tuple[Kind, ...] = ("layerwise", "unit", "published")
+
+# Rows are widened to float64 in pieces of about this many elements, which stay in the processor's cache.
+_PIECE = 2**16
+
+
+def published_gap(source: Stack, target: Stack) -> Tensor:
+    r"""Gap as the literature defines it (principal gradient expectation, arXiv 2211.16299).
+
+    .. math:: |G_S - G_T| / (|G_S| |G_T|), \quad G = \text{mean over restarts, over all units}
+
+    It is not free of scale: its square is :math:`1/|G_S|^2 + 1/|G_T|^2 - 2 \cos(G_S, G_T) / (|G_S| |G_T|)`, so that
+    gradients ``c`` times as long have a gap ``c`` times smaller, and nearly orthogonal ones are ranked by their
+    lengths alone.
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+
+    Returns:
+        Scalar in float64, at least 0, in units of one over the gradient's; lower is more transferable.
+
+    Raises:
+        ValueError: If the stacks differ in layout, hold a value that is not finite, or one side's mean is zero.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import published_gap
+        >>> published_gap({"weight": torch.tensor([[3.0, 0.0]])}, {"weight": torch.tensor([[0.0, 4.0]])})
+        tensor(0.4167, dtype=torch.float64)
+    """
+    return _published(_means(source, target))
+
+
+def unit_gap(source: Stack, target: Stack) -> Tensor:
+    r"""Distance of the two mean gradients after each is brought to length one.
+
+    .. math:: | G_S / |G_S| - G_T / |G_T| | = \sqrt{2 - 2 \cos(G_S, G_T)}
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+
+    Returns:
+        Scalar in float64, in [0, 2], free of the gradients' scale; lower is more transferable.
+
+    Raises:
+        ValueError: If the stacks differ in layout, hold a value that is not finite, or one side's mean is zero.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import unit_gap
+        >>> unit_gap({"weight": torch.tensor([[3.0, 0.0]])}, {"weight": torch.tensor([[0.0, 4.0]])})
+        tensor(1.4142, dtype=torch.float64)
+    """
+    return _unit(_means(source, target))
+
+
+def layerwise_gap(source: Stack, target: Stack) -> Tensor:
+    r"""Mean over weight units of one minus the cosine, for each restart by itself.
+
+    .. math:: \text{gap}_k = \text{mean}_u \, (1 - \cos(g_S^{k,u}, g_T^{k,u}))
+
+    Where restart ``k`` started both sides from equal weights, the values are independent draws of one quantity; the
+    gap is their mean. A unit that is zero on both sides counts as equal (0), on one side only as orthogonal (1).
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+
+    Returns:
+        ``[restarts]`` in float64, in [0, 2], free of the scale of every gradient; lower is more transferable.
+
+    Raises:
+        ValueError: If the stacks differ in layout or hold a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import layerwise_gap
+        >>> source = {"weight": torch.tensor([[1.0, 0.0], [1.0, 0.0]])}
+        >>> target = {"weight": torch.tensor([[0.0, 2.0], [3.0, 0.0]])}
+        >>> layerwise_gap(source, target)
+        tensor([1., 0.], dtype=torch.float64)
+    """
+    gaps = [1.0 - _cosines(name, source[name], target[name]) for name in _units(source, target)]
+    return torch.stack(gaps).mean(dim=0)
+
+
+def principal_gradient_gap(source: Stack, target: Stack, kind: Kind = "layerwise") -> Tensor:
+    """Gap between two stacks of principal gradients, by the name of its formula.
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+        kind: ``"layerwise"`` (the mean of :func:`layerwise_gap`), ``"unit"`` or ``"published"``.
+
+    Returns:
+        Scalar in float64, at least 0 and, but for ``"published"``, at most 2; lower is more transferable.
+
+    Raises:
+        ValueError: If `kind` is unknown, or the stacks cannot be compared (see the function of that kind).
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import principal_gradient_gap
+        >>> source = {"weight": torch.tensor([[1.0, 0.0], [1.0, 0.0]])}
+        >>> target = {"weight": torch.tensor([[0.0, 2.0], [3.0, 0.0]])}
+        >>> principal_gradient_gap(source, target)
+        tensor(0.5000, dtype=torch.float64)
+    """
+    if kind not in KINDS:
+        raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {kind!r}.")
+    if kind == "layerwise":
+        return layerwise_gap(source, target).mean()
+    return unit_gap(source, target) if kind == "unit" else published_gap(source, target)
+
+
+def left_out_gaps(source: Stack, target: Stack, kind: Kind) -> Tensor:
+    """Gap of the mean gradients without each restart in turn, which is what a jackknife needs.
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32; at least 2 restarts.
+        target: The same units, shapes and number of restarts for the other data set.
+        kind: ``"unit"`` or ``"published"``, the kinds that are functions of a mean.
+
+    Returns:
+        ``[restarts]`` in float64.
+
+    Raises:
+        ValueError: If the stacks cannot be compared, or a mean over the other restarts is zero.
+    """
+    means, formula = _means(source, target), _unit if kind == "unit" else _published
+    stacks = [(source[name].detach(), target[name].detach()) for name in sorted(source)]
+    share = 1 / (len(stacks[0][0]) - 1)
+    gaps = []
+    for restart in range(len(stacks[0][0])):
+        rows = [(s[restart], t[restart]) for s, t in stacks]
+        pairs = zip(means, rows, strict=True)
+        gaps.append(formula([(s + (s - row_s) * share, t + (t - row_t) * share) for (s, t), (row_s, row_t) in pairs]))
+    return torch.stack(gaps)
+
+
+def _published(means: list[tuple[Tensor, Tensor]]) -> Tensor:
+    source_norm, target_norm = _norms(means)
+    return _total((s - t).square().sum() for s, t in means).sqrt() / (source_norm * target_norm)
+
+
+def _unit(means: list[tuple[Tensor, Tensor]]) -> Tensor:
+    source_norm, target_norm = _norms(means)
+    # The root of 2 - 2 cos would leave 1e-8 where the directions agree; the difference itself leaves 1e-16.
+    return _total((s / source_norm - t / target_norm).square().sum() for s, t in means).sqrt().clamp(max=2.0)
+
+
+def _units(source: Stack, target: Stack) -> list[str]:
+    if missing := sorted(source.keys() ^ target.keys()):
+        raise ValueError(f"Expected the same units on both sides, but {missing[:3]} are on one side only.")
+    if not source:
+        raise ValueError("Expected at least one weight unit, but got none.")
+    restarts = {name: stack.shape[:1] for name, stack in source.items()}
+    if len(set(restarts.values())) > 1 or min(restarts.values()) < (1,):
+        found = {name: tuple(shape) for name, shape in restarts.items()}
+        raise ValueError(f"Expected units `[restarts, *shape]` with one number of restarts, but got {found}.")
+    for name, stack in source.items():
+        if stack.shape != target[name].shape:
+            raise ValueError(
+                f"Expected unit '{name}' to have one shape `[restarts, *shape]`, but got {list(stack.shape)} and "
+                f"{list(target[name].shape)}. Compare stacks of one architecture and number of restarts."
+            )
+    # In one order whichever side comes first: that makes the gap symmetric to the last bit.
+    return sorted(source)
+
+
+def _means(source: Stack, target: Stack) -> list[tuple[Tensor, Tensor]]:
+    pairs = []
+    for name in _units(source, target):
+        pair = tuple(side[name].detach().mean(dim=0, dtype=torch.float64) for side in (source, target))
+        _check_finite(name, *(mean.sum() for mean in pair))
+        pairs.append((pair[0], pair[1]))
+    return pairs
+
+
+def _norms(means: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    norms = [_total(pair[side].square().sum() for pair in means).sqrt() for side in (0, 1)]
+    for side, norm in zip(("source", "target"), norms, strict=True):
+        if norm == 0:
+            raise ValueError(
+                f"Expected a gradient with a direction, but the mean over restarts of the {side} is zero in every "
+                "unit. Use the 'layerwise' gap, or collect the signature with a loss that reaches the encoder."
+            )
+    return norms[0], norms[1]
+
+
+def _cosines(name: str, source: Tensor, target: Tensor) -> Tensor:
+    rows = [side.detach().unsqueeze(-1).flatten(1) for side in (source, target)]
+    count = max(1, _PIECE // max(1, rows[0].shape[1]))
+    pieces = [slice(start, start + count) for start in range(0, len(source), count)]
+    sums = [_products(rows[0][piece].double(), rows[1][piece].double()) for piece in pieces]
+    dot, source_square, target_square = torch.cat(sums, dim=1)
+    _check_finite(name, source_square, target_square)
+    # One root of the product, not a product of roots: for equal rows it is exact, and so is their cosine of 1.
+    squares = source_square * target_square
+    both_zero = (source_square == target_square).double()
+    return torch.where(squares > 0, dot / squares.sqrt(), both_zero).clamp(-1.0, 1.0)
+
+
+def _products(source: Tensor, target: Tensor) -> Tensor:
+    return torch.stack([(a * b).sum(dim=1) for a, b in ((source, target), (source, source), (target, target))])
+
+
+def _check_finite(name: str, source: Tensor, target: Tensor) -> None:
+    for side, value in (("source", source), ("target", target)):
+        if not value.isfinite().all():
+            raise ValueError(
+                f"Expected finite principal gradients, but the {side} holds nan or inf in unit '{name}'. "
+                "Collect it again with a lower learning rate or a loss that stays finite."
+            )
+
+
+def _total(values: Iterator[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()
