@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from pge_lightning.collect import Collector
@@ -11,8 +12,8 @@ from pge_lightning.errors import PGEError
 from pge_lightning.functional.gap import Kind
 from pge_lightning.gap import Gap, compare, tied
 from pge_lightning.isolation import derive_seed
-from pge_lightning.library import Source, SourceFacts
 from pge_lightning.signature import Signature
+from pge_lightning.source import Source, SourceFacts
 
 __all__ = ["RankedSource", "Ranking", "noise_floor", "rank_sources"]
 
@@ -101,20 +102,11 @@ class Ranking:
         floor = self.noise_floor
         caption = floor and f"noise floor at {floor.budget} samples: {floor.value:.3f} ± {floor.standard_error:.3f}"
         table = Table("rank", "source", "gap", "95 % interval", "", "classes", "samples", "own metric", "status")
-        table.title, table.caption = title, caption or None
+        table.title, table.caption, table.box = title, caption or None, SIMPLE_HEAD
+        for column in table.columns[:-1]:
+            column.no_wrap = True
         for number, line in enumerate(self.sources, start=1):
-            facts, gap = line.facts, line.gap
-            table.add_row(
-                str(number) if gap else "-",
-                line.name,
-                f"{gap.value:.4f}" if gap else "-",
-                f"{gap.low:.4f} - {gap.high:.4f}" if gap else "-",
-                "tied" if line.tied else "",
-                str(facts.classes) if facts and facts.classes is not None else "-",
-                str(facts.samples) if facts else "-",
-                f"{facts.metric} {facts.value:.4f}" if facts and facts.value is not None else "-",
-                line.status if not line.reason else f"{line.status}: {line.reason}",
-            )
+            table.add_row(*_cells(number, line))
         return table
 
 
@@ -136,7 +128,9 @@ def rank_sources(
         The ranking.
     """
     lines = [_line(name, source, target, kind) for name, source in sources.items()]
-    ranked = sorted((line for line in lines if line.gap), key=lambda line: (line.gap.value if line.gap else 0, line.name))
+    ranked = sorted(
+        (line for line in lines if line.gap), key=lambda line: (line.gap.value if line.gap else 0, line.name)
+    )
     best = ranked[0].gap if ranked else None
     marked = [
         RankedSource(**{**vars(line), "tied": best is not None and line.gap is not best and tied(line.gap, best)})
@@ -145,6 +139,22 @@ def rank_sources(
     ]
     failed = [line for line in lines if line.gap is None]
     return Ranking((*marked, *failed), kind, target.probe.name, target.budget, floor)
+
+
+def _cells(number: int, line: RankedSource) -> tuple[str, ...]:
+    """One row of the printed table."""
+    facts, gap = line.facts, line.gap
+    return (
+        str(number) if gap else "-",
+        line.name,
+        f"{gap.value:.4f}" if gap else "-",
+        f"{gap.low:.3f}-{gap.high:.3f}" if gap else "-",
+        "tied" if line.tied else "",
+        str(facts.classes) if facts and facts.classes is not None else "-",
+        str(facts.samples) if facts else "-",
+        f"{facts.metric} {facts.value:.3f}" if facts and facts.value is not None else "-",
+        line.status if not line.reason else f"{line.status}: {line.reason}",
+    )
 
 
 def _line(name: str, source: Source | Exception, target: Signature, kind: Kind) -> RankedSource:

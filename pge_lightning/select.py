@@ -4,7 +4,7 @@ import copy
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -17,16 +17,19 @@ from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import PGEError
 from pge_lightning.functional.gap import KINDS, Kind
 from pge_lightning.isolation import isolated_randomness
-from pge_lightning.library import Library, Source
+from pge_lightning.library import Library
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking, noise_floor, rank_sources
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
+from pge_lightning.source import Source
 
 __all__ = ["LoadReport", "Selection", "SourceSelector", "load_encoder"]
 
-Data = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
+S = TypeVar("S")
+T = TypeVar("T")
+Data: TypeAlias = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -207,9 +210,7 @@ class SourceSelector:
             },
         )
         target = self.signature(collector, self._common_budget(collector.budgets, sources))
-        ranking = rank_sources(
-            target, sources, self.kind, noise_floor(collector, self.kind) if self.floor else None
-        )
+        ranking = rank_sources(target, sources, self.kind, noise_floor(collector, self.kind) if self.floor else None)
         if self.verbose:
             Console().print(ranking)
         return ranking
@@ -232,21 +233,21 @@ class SourceSelector:
     def _open_sources(self) -> dict[str, Source | Exception]:
         names = [name for name in self.library.names() if name not in self.exclude]
         if not names:
+            beside = f" beside the excluded {sorted(self.exclude)}" if self.exclude else ""
             raise PGEError(
-                f"Expected sources in the library '{self.library.root}', but there are none"
-                f"{f' beside {sorted(self.exclude)}' if self.exclude else ''}. Train one with PrincipalGradientCallback."
+                f"Expected sources in the library '{self.library.root}', but there are none{beside}. "
+                "Train one with PrincipalGradientCallback."
             )
-        return {name: _attempt(lambda name=name: self.library.open(name)) for name in names}
+        return {name: _attempt(self.library.open, name) for name in names}
 
     def _agreeing_encoder(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> EncoderSpec:
         """The longest set of units of a source that the model has too, name by name and shape by shape."""
         own = {name: list(unit.shape) for name, unit in model.named_parameters()}
         found = set()
-        for source in sources.values():
-            for entry in source.signatures[:1] if isinstance(source, Source) else ():
-                units = _attempt(lambda source=source, entry=entry: source.load_signature(entry).fingerprint["shapes"])
-                if not isinstance(units, Exception) and units.items() <= own.items():
-                    found.add(frozenset(units))
+        for source in [source for source in sources.values() if isinstance(source, Source)]:
+            stored = _attempt(source.load_signature, source.signatures[0]) if source.signatures else None
+            if isinstance(stored, Signature) and stored.fingerprint["shapes"].items() <= own.items():
+                found.add(frozenset(stored.units))
         longest = [units for units in found if len(units) == max(map(len, found))]
         if not longest:
             return None
@@ -274,10 +275,10 @@ class SourceSelector:
         return max((rung for rung in rungs if all(rung in budgets for budgets in held)), default=rungs[-1])
 
 
-def _attempt(action: Callable[[], Any]) -> Any:
+def _attempt(action: Callable[[S], T], of: S) -> T | Exception:
     """The result of an action on one source, or the reason why there is none."""
     try:
-        return action()
+        return action(of)
     except (PGEError, ValueError, OSError) as error:
         return error
 

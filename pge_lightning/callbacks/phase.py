@@ -1,18 +1,18 @@
 """The phase before the first training batch: what both callbacks need of a Trainer."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.utils.data import DataLoader
 
-__all__ = ["check_strategy", "phase_context", "quiet", "resumed"]
+__all__ = ["check_strategy", "is_dev_run", "phase", "phase_context", "resumed"]
 
 
 def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
@@ -34,13 +34,19 @@ def resumed(trainer: "pl.Trainer") -> bool:
     return bool(trainer.ckpt_path) or trainer.global_step > 0
 
 
+def is_dev_run(trainer: Any) -> bool:
+    """Whether the Trainer only touches every line once."""
+    return bool(trainer.fast_dev_run)
+
+
 @contextmanager
-def quiet(trainer: "pl.Trainer") -> Iterator[None]:
-    """Keep what a training step sends straight to a logger's experiment away from the user's loggers."""
+def phase(trainer: Any, name: str) -> Generator[None, None, None]:
+    """Profile the phase, and keep what a training step sends straight to a logger away from the user's loggers."""
     loggers = trainer.loggers
     trainer.loggers = [DummyLogger() for _ in loggers]
     try:
-        yield
+        with trainer.profiler.profile(f"[Callback]{name}"):
+            yield
     finally:
         trainer.loggers = loggers
 

@@ -7,21 +7,22 @@ from datetime import datetime, timezone
 from typing import Any
 
 import lightning.pytorch as pl
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from pge_lightning.callbacks.phase import check_strategy, phase_context, quiet, resumed
+from pge_lightning.callbacks.phase import check_strategy, is_dev_run, phase, phase_context, resumed
 from pge_lightning.collect import Collector
 from pge_lightning.distributed import gather
 from pge_lightning.encoder import EncoderSpec, encoder_state
 from pge_lightning.errors import PGEError
-from pge_lightning.library import Library, Source, SourceFacts
+from pge_lightning.library import Library
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
+from pge_lightning.source import Source, SourceFacts
 
 __all__ = ["PrincipalGradientCallback"]
 
@@ -101,7 +102,7 @@ class PrincipalGradientCallback(Callback):
             raise MisconfigurationException(
                 "`stop_after_collecting` is not supported with `min_epochs` or `min_steps`. Please leave them unset."
             )
-        if not trainer.fast_dev_run and not self._files:
+        if not is_dev_run(trainer) and not self._files:
             self._on_rank_zero(trainer, self._check_library)
 
     @override
@@ -111,10 +112,10 @@ class PrincipalGradientCallback(Callback):
             return
         if resumed(trainer):
             rank_zero_warn(
-                f"Source '{self.name}' is not collected: this run goes on from a checkpoint that was written without it."
+                f"Source '{self.name}' is not collected: this run goes on from a checkpoint written without it."
             )
             return
-        with quiet(trainer), trainer.profiler.profile(f"[Callback]{type(self).__name__}.collect"):
+        with phase(trainer, f"{type(self).__name__}.collect"):
             self._collect(trainer, pl_module)
         self._begin = time.perf_counter()
         if self.stop_after_collecting:
@@ -163,7 +164,7 @@ class PrincipalGradientCallback(Callback):
     def _collect(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         loader, context = phase_context(trainer)
         options = {"encoder": self.encoder, "loss_fn": self.loss_fn, "factory": self.factory, **context}
-        probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if trainer.fast_dev_run else self.probes
+        probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if is_dev_run(trainer) else self.probes
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
         for collector, budget in plan:
@@ -173,7 +174,7 @@ class PrincipalGradientCallback(Callback):
                 f"{collector.probe.steps} steps at {budget} samples in {signature.seconds:.1f} s."
             )
             self.signatures.append(signature)
-        if not trainer.fast_dev_run:
+        if not is_dev_run(trainer):
             self._on_rank_zero(trainer, self._store)
             self._facts = {
                 "encoder": str(self.encoder),
@@ -190,8 +191,8 @@ class PrincipalGradientCallback(Callback):
         """The recorded metric, and all others that were logged."""
         logged = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
         chosen = self.metric or getattr(trainer.checkpoint_callback, "monitor", None)
-        known = chosen in logged
-        return {"metric": chosen if known else None, "value": logged.get(chosen), "extra": {"metrics": logged}}
+        known = chosen if chosen in logged else None
+        return {"metric": known, "value": logged[known] if known else None, "extra": {"metrics": logged}}
 
 
 def _tiny(probe: Probe, batch_size: int | None) -> Probe:

@@ -10,10 +10,10 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
     WeightAveraging,
 )
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from pge_lightning.callbacks.phase import check_strategy, phase_context, quiet, resumed
+from pge_lightning.callbacks.phase import check_strategy, phase, phase_context, resumed
 from pge_lightning.select import Selection, SourceSelector
 
 __all__ = ["SourceSelectionCallback"]
@@ -67,7 +67,7 @@ class SourceSelectionCallback(Callback):
             return
         self.selector.verbose = self.selector.verbose and trainer.is_global_zero
         loader, context = phase_context(trainer)
-        with quiet(trainer), trainer.profiler.profile(f"[Callback]{type(self).__name__}.select"):
+        with phase(trainer, f"{type(self).__name__}.select"):
             self.selection = self.selector.select(pl_module, loader, **context)
         self._source = self.selection.source
 
