@@ -1,1 +1,35 @@
-"""Which checkpoint should fine-tuning start from: transferability from principal gradients."""
+"""Which checkpoint should fine-tuning start from: transferability from principal gradients.
+
+    LightningModule + training batches -> restart -> collect -> signature -> library -> gap -> rank -> select
+"""
+
+from pge_lightning.callbacks import PrincipalGradientCallback, SourceSelectionCallback
+from pge_lightning.collect import collect_signature
+from pge_lightning.errors import ArtifactError, IncomparableError, PGEError
+from pge_lightning.gap import Gap, compare
+from pge_lightning.library import Library
+from pge_lightning.metrics import PrincipalGradientGap
+from pge_lightning.probe import PROBES, Probe
+from pge_lightning.rank import Ranking
+from pge_lightning.select import Selection, SourceSelector, load_encoder
+from pge_lightning.signature import Signature
+
+__all__ = [
+    "PROBES",
+    "ArtifactError",
+    "Gap",
+    "IncomparableError",
+    "Library",
+    "PGEError",
+    "PrincipalGradientCallback",
+    "PrincipalGradientGap",
+    "Probe",
+    "Ranking",
+    "Selection",
+    "Signature",
+    "SourceSelectionCallback",
+    "SourceSelector",
+    "collect_signature",
+    "compare",
+    "load_encoder",
+]
