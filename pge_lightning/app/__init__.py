@@ -1,1 +1,5 @@
-"""The command `pge`: tasks over the library, configured by Hydra."""
+"""The command `pge`: tasks over a library of sources, configured by Hydra."""
+
+from pge_lightning.app.cli import TaskError, main, run
+
+__all__ = ["TaskError", "main", "run"]

@@ -54,10 +54,17 @@ def build_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.Lightni
 
     Returns:
         The model; seed beforehand.
+
+    Raises:
+        ValueError: If the data does not say how many classes it has.
     """
     arguments = _plain(cfg)
     if arguments.get("num_classes", 0) is None:
         arguments["num_classes"] = getattr(datamodule, "num_classes", None)
+        if arguments["num_classes"] is None:
+            raise ValueError(
+                f"Expected {type(datamodule).__name__} to have `num_classes`, but it has none. Set `model.num_classes`."
+            )
     model: L.LightningModule = _make(arguments)
     return model
 

@@ -1,0 +1,131 @@
+"""What `pge` does: one function per task, from a configuration to its result."""
+
+import json
+from pathlib import Path
+
+import lightning as L
+from omegaconf import DictConfig
+
+from pge_lightning.app.build import build_collector, build_data, build_model, build_selector, build_trainer
+from pge_lightning.callbacks.phase import is_dev_run
+from pge_lightning.errors import PGEError
+from pge_lightning.rank import Ranking
+
+__all__ = ["collect", "finetune", "rank", "write_ranking"]
+
+AUTO, SCRATCH = "auto", "scratch"
+
+
+def collect(cfg: DictConfig) -> float | None:
+    """Train a source, with its signatures collected beforehand, and register it.
+
+    Args:
+        cfg: The whole configuration.
+
+    Returns:
+        The recorded metric, ``optimized_metric`` by default; ``None`` where it was not logged.
+
+    Raises:
+        PGEError: If the library would not take the source, or collecting failed.
+        ValueError: If the source's name stands for something else.
+    """
+    if cfg.name in (AUTO, SCRATCH):
+        raise ValueError(f"Expected a name other than '{AUTO}' and '{SCRATCH}', but got name={cfg.name}.")
+    callback = build_collector(cfg)
+    model, datamodule = _seeded_model(cfg)
+    trainer = build_trainer(cfg, [callback])
+    trainer.fit(model, datamodule=datamodule)
+    if is_dev_run(trainer):
+        return _metrics(trainer).get(cfg.optimized_metric)
+    if callback.source is None and trainer.is_global_zero:
+        raise PGEError(f"Expected source '{cfg.name}' to be registered, but it was not. See the warnings above.")
+    return callback.source.facts.value if callback.source else None
+
+
+def rank(cfg: DictConfig) -> None:
+    """Rank all sources for a target, and write the ranking into the job's folder.
+
+    Args:
+        cfg: The whole configuration.
+    """
+    selector = build_selector(cfg)
+    model, datamodule = _seeded_model(cfg)
+    ranking = selector.rank(model, datamodule)
+    write_ranking(ranking, cfg.output_dir)
+    _ = ranking.best  # a ranking without a single comparison is a failed job
+
+
+def finetune(cfg: DictConfig) -> float:
+    """Fine-tune on a target from the source that was chosen, and test the model.
+
+    Args:
+        cfg: The whole configuration; ``source`` is ``auto``, ``scratch`` or the name of a source.
+
+    Returns:
+        The metric named by ``optimized_metric``, for sweepers.
+
+    Raises:
+        ValueError: If there is no metric of that name.
+    """
+    selector = build_selector(cfg) if cfg.source != SCRATCH else None
+    model, datamodule = _seeded_model(cfg)
+    source = cfg.source
+    if selector is not None and source == AUTO:
+        selection = selector.select(model, datamodule)
+        write_ranking(selection.ranking, cfg.output_dir)
+        source = selection.source
+    elif selector is not None:
+        selector.load(model, source)
+    trainer = build_trainer(cfg)
+    trainer.fit(model, datamodule=datamodule)
+    metrics = _metrics(trainer)
+    if cfg.finetune.test:
+        trainer.test(model, datamodule=datamodule, verbose=False)
+        metrics |= _metrics(trainer)
+    if cfg.optimized_metric not in metrics:
+        raise ValueError(
+            f"Expected `optimized_metric` to be one of {sorted(metrics)}, but got {cfg.optimized_metric!r}. "
+            "Name a metric that the model logs."
+        )
+    _write_json({"source": source, "target": cfg.name, "metrics": metrics}, cfg.output_dir, "result.json")
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+    print(f"Fine-tuned '{cfg.name}' from {source}: {shown}.")
+    return metrics[cfg.optimized_metric]
+
+
+def write_ranking(ranking: Ranking, folder: str | Path) -> None:
+    """Write a ranking as ``ranking.csv`` (one row per source) and ``ranking.json`` (the same, and what was compared).
+
+    Args:
+        ranking: The ranking.
+        folder: Where to; made if it is not there.
+    """
+    frame = ranking.to_pandas()
+    content = {
+        "kind": ranking.kind,
+        "probe": ranking.probe,
+        "budget": ranking.budget,
+        "noise_floor": ranking.noise_floor and ranking.noise_floor.value,
+        "sources": json.loads(frame.to_json(orient="records")),
+    }
+    path = _write_json(content, folder, "ranking.json")
+    frame.to_csv(path.with_suffix(".csv"), index=False)
+
+
+def _seeded_model(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
+    datamodule = build_data(cfg.data)
+    # After the data, so that what the model starts from does not depend on how they were read.
+    if cfg.seed is not None:
+        L.seed_everything(cfg.seed, workers=True, verbose=False)
+    return build_model(cfg.model, datamodule), datamodule
+
+
+def _metrics(trainer: L.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+
+
+def _write_json(content: object, folder: str | Path, file: str) -> Path:
+    path = Path(folder) / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return path
