@@ -98,11 +98,12 @@ def build_library(cfg: DictConfig) -> Library:
     return Library(cfg.root, _plain(cfg).get("storage_options"))
 
 
-def build_collector(cfg: DictConfig) -> PrincipalGradientCallback:
+def build_collector(cfg: DictConfig, probes: Sequence[Probe] = ()) -> PrincipalGradientCallback:
     """The callback that collects and registers a source.
 
     Args:
         cfg: The whole configuration: ``name``, the node ``collect``, and groups ``probe`` and ``library``.
+        probes: Probes to collect with instead of that of the group ``probe``.
 
     Returns:
         The callback.
@@ -111,7 +112,7 @@ def build_collector(cfg: DictConfig) -> PrincipalGradientCallback:
         _plain(cfg.collect),
         library=build_library(cfg.library),
         name=cfg.name,
-        probe=build_probe(cfg.probe),
+        probe=list(probes) or build_probe(cfg.probe),
         overwrite=cfg.library.overwrite,
     )
     return callback

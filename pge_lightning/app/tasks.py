@@ -1,6 +1,7 @@
 """What `pge` does: one function per task, from a configuration to its result."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -9,18 +10,20 @@ from omegaconf import DictConfig
 from pge_lightning.app.build import build_collector, build_data, build_model, build_selector, build_trainer
 from pge_lightning.callbacks.phase import is_dev_run
 from pge_lightning.errors import PGEError
+from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking
 
-__all__ = ["collect", "finetune", "rank", "write_ranking"]
+__all__ = ["AUTO", "SCRATCH", "collect", "finetune", "fit_and_test", "rank", "seeded_model", "write_ranking"]
 
 AUTO, SCRATCH = "auto", "scratch"
 
 
-def collect(cfg: DictConfig) -> float | None:
+def collect(cfg: DictConfig, probes: Sequence[Probe] = ()) -> float | None:
     """Train a source, with its signatures collected beforehand, and register it.
 
     Args:
         cfg: The whole configuration.
+        probes: Collect with these instead of the configured probe.
 
     Returns:
         The recorded metric, ``optimized_metric`` by default; ``None`` where it was not logged.
@@ -31,8 +34,9 @@ def collect(cfg: DictConfig) -> float | None:
     """
     if cfg.name in (AUTO, SCRATCH):
         raise ValueError(f"Expected a name other than '{AUTO}' and '{SCRATCH}', but got name={cfg.name}.")
-    callback = build_collector(cfg)
-    model, datamodule = _seeded_model(cfg)
+    callback = build_collector(cfg, probes)
+    datamodule = build_data(cfg.data)
+    model = seeded_model(cfg, datamodule)
     trainer = build_trainer(cfg, [callback])
     trainer.fit(model, datamodule=datamodule)
     if is_dev_run(trainer):
@@ -49,7 +53,8 @@ def rank(cfg: DictConfig) -> None:
         cfg: The whole configuration.
     """
     selector = build_selector(cfg)
-    model, datamodule = _seeded_model(cfg)
+    datamodule = build_data(cfg.data)
+    model = seeded_model(cfg, datamodule)
     ranking = selector.rank(model, datamodule)
     write_ranking(ranking, cfg.output_dir)
     _ = ranking.best  # a ranking without a single comparison is a failed job
@@ -63,12 +68,10 @@ def finetune(cfg: DictConfig) -> float:
 
     Returns:
         The metric named by ``optimized_metric``, for sweepers.
-
-    Raises:
-        ValueError: If there is no metric of that name.
     """
     selector = build_selector(cfg) if cfg.source != SCRATCH else None
-    model, datamodule = _seeded_model(cfg)
+    datamodule = build_data(cfg.data)
+    model = seeded_model(cfg, datamodule)
     source = cfg.source
     if selector is not None and source == AUTO:
         selection = selector.select(model, datamodule)
@@ -76,6 +79,27 @@ def finetune(cfg: DictConfig) -> float:
         source = selection.source
     elif selector is not None:
         selector.load(model, source)
+    metrics = fit_and_test(cfg, model, datamodule)
+    _write_json({"source": source, "target": cfg.name, "metrics": metrics}, cfg.output_dir, "result.json")
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
+    print(f"Fine-tuned '{cfg.name}' from {source}: {shown}.")
+    return metrics[cfg.optimized_metric]
+
+
+def fit_and_test(cfg: DictConfig, model: L.LightningModule, datamodule: L.LightningDataModule) -> dict[str, float]:
+    """Train a model as configured, and test it where ``finetune.test`` says so.
+
+    Args:
+        cfg: The whole configuration.
+        model: Where training starts from; it is trained in place.
+        datamodule: The data, set up.
+
+    Returns:
+        All metrics that were logged, among them that named by ``optimized_metric``.
+
+    Raises:
+        ValueError: If there is no metric of that name.
+    """
     trainer = build_trainer(cfg)
     trainer.fit(model, datamodule=datamodule)
     metrics = _metrics(trainer)
@@ -87,10 +111,7 @@ def finetune(cfg: DictConfig) -> float:
             f"Expected `optimized_metric` to be one of {sorted(metrics)}, but got {cfg.optimized_metric!r}. "
             "Name a metric that the model logs."
         )
-    _write_json({"source": source, "target": cfg.name, "metrics": metrics}, cfg.output_dir, "result.json")
-    shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
-    print(f"Fine-tuned '{cfg.name}' from {source}: {shown}.")
-    return metrics[cfg.optimized_metric]
+    return metrics
 
 
 def write_ranking(ranking: Ranking, folder: str | Path) -> None:
@@ -112,12 +133,19 @@ def write_ranking(ranking: Ranking, folder: str | Path) -> None:
     frame.to_csv(path.with_suffix(".csv"), index=False)
 
 
-def _seeded_model(cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:
-    datamodule = build_data(cfg.data)
-    # After the data, so that what the model starts from does not depend on how they were read.
+def seeded_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.LightningModule:
+    """Build the model from the configured seed; the training that follows draws from it, too.
+
+    Args:
+        cfg: The whole configuration.
+        datamodule: The data, set up before, so that the model's start does not depend on how they were read.
+
+    Returns:
+        The model.
+    """
     if cfg.seed is not None:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-    return build_model(cfg.model, datamodule), datamodule
+    return build_model(cfg.model, datamodule)
 
 
 def _metrics(trainer: L.Trainer) -> dict[str, float]:
