@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader
 
-from pge_lightning.distributed import gather, rank_and_world
-from pge_lightning.encoder import EncoderSpec, encoder_units
+from pge_lightning.distributed import everywhere, rank_and_world
+from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, seed_all
 from pge_lightning.loss import LossFn, make_step
@@ -72,9 +72,11 @@ class Collector:
         self.distributed, self.progress = distributed, progress
         self.step = make_step(module, loss_fn)
         self.units = encoder_units(module, encoder)
+        parameters = dict(module.named_parameters())
+        self.shared = [name for name in encoder_state(module, encoder) if name in parameters]
         self.initialise = make_initialiser(module, factory)
         with isolated_randomness():
-            restart(isolated_copy(module), self.units, self.initialise, seed=0, head_seed=0)
+            restart(isolated_copy(module), self.shared, self.initialise, seed=0, head_seed=0)
         self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
         self.data = self._fingerprint()
         self.device = torch.device(device) if device is not None else next(module.parameters()).device
@@ -82,6 +84,9 @@ class Collector:
     @property
     def budgets(self) -> list[int]:
         """The rungs of the ladder that the samples can fill; without a ladder, all samples.
+
+        Returns:
+            Sample budgets in ascending order, at least one.
 
         Raises:
             PGEError: If the samples fill no rung.
@@ -95,7 +100,14 @@ class Collector:
         return rungs or [len(self.pool)]
 
     def part(self, indices: list[int]) -> "Collector":
-        """The same collection from some of the samples only."""
+        """The same collection from some of the samples only.
+
+        Args:
+            indices: Numbers of samples in this collection's pool.
+
+        Returns:
+            A collector that shares everything but the samples.
+        """
         other = copy.copy(self)
         other.pool = self.pool.part(indices)
         other.data = other._fingerprint()
@@ -119,40 +131,41 @@ class Collector:
         needed = probe.steps * probe.batch_size
         restarts = probe.restarts if probe.restarts is not None else max(1, len(self.pool) // needed)
         rank, world = rank_and_world() if self.distributed else (0, 1)
-        failure, share = "", dict[int, tuple[Updates, dict[str, str]]]()
-        try:
-            with isolated_randomness(), borrowed(self.batches), torch.inference_mode(mode=False), torch.enable_grad():
-                share = self._run_all(range(rank, restarts, world), budget)
-        except Exception as error:
-            if world == 1:
-                raise
-            failure = f"Rank {rank}: {error}"
-        shares = gather((failure, share)) if self.distributed else [(failure, share)]
-        if failures := [text for text, _ in shares if text]:
-            raise PGEError(" ".join(failures))
-        results = dict(sorted((k, result) for _, share in shares for k, result in share.items()))
+        with isolated_randomness(), borrowed(self.batches), torch.inference_mode(mode=False), torch.enable_grad():
+            shares = everywhere(lambda: self._run_all(range(rank, restarts, world), budget), self.distributed)
+        results = dict(sorted((k, result) for share in shares for k, result in share.items()))
         units, starts = self._stack(list(results.values()), restarts)
         seconds = time.perf_counter() - begin
         return Signature(units, starts, probe, budget, restarts, self.data, len(self.pool), seconds)
 
     def fits(self, signature: Signature, budget: int) -> bool:
-        """Whether a stored signature is the one that :meth:`collect` would make, up to the machine's arithmetic."""
+        """Whether a stored signature is the one that :meth:`collect` would make, up to the machine's arithmetic.
+
+        Args:
+            signature: The stored one.
+            budget: The sample budget that is wanted.
+
+        Returns:
+            Whether recipe, budget, data, units and starts are the same.
+        """
         with isolated_randomness():
             hashes = [hash_start(self._start(k)[1]) for k in range(signature.restarts if self.probe.paired else 0)]
         starts = {name: tuple(hashed[name] for hashed in hashes) for name in self.units} if hashes else {}
-        expected = (self.probe.recipe, budget, self.data, len(self.pool), starts)
+        parameters = dict(self.module.named_parameters())
+        shapes = {name: list(parameters[name].shape) for name in self.units}
+        expected = (self.probe.recipe, budget, self.data, len(self.pool), shapes, starts)
         return expected == (
             signature.probe.recipe,
             signature.budget,
             signature.data,
             signature.samples,
+            signature.fingerprint["shapes"],
             dict(signature.starts),
         )
 
     def _fingerprint(self) -> str:
         with borrowed(self.batches):
-            data = self.pool.fingerprint()
-        return gather(data)[0] if self.distributed else data
+            return everywhere(self.pool.fingerprint, self.distributed)[0]
 
     def _run_all(self, numbers: range, budget: int) -> dict[int, tuple[Updates, dict[str, str]]]:
         """The results of some restarts; unpaired ones are summed up in the first."""
@@ -192,7 +205,8 @@ class Collector:
         clone, seed = isolated_copy(self.module), self.probe.seed
         head_seed = derive_seed(seed, "head", k, self.data)
         encoder_seed = derive_seed(seed, "encoder", k) if self.probe.paired else derive_seed(head_seed, "encoder")
-        return clone, restart(clone, self.units, self.initialise, encoder_seed, head_seed)
+        start = restart(clone, self.shared, self.initialise, encoder_seed, head_seed)
+        return clone, {name: start[name] for name in self.units}
 
     def _warm_up(self, clone: nn.Module, k: int, budget: int) -> Updates | None:
         """Take the steps of one restart in place. SGD returns the sums of its gradients, which are exact."""
@@ -210,8 +224,9 @@ class Collector:
             losses.append(loss.detach())
             for unit, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
                 unit.grad = gradient
-            for name in totals or ():
-                totals[name] += 0 if named[name].grad is None else named[name].grad
+            for name, total in (totals or {}).items():
+                if (latest := named[name].grad) is not None:
+                    total += latest
             optimizer.step()
         if not losses or not torch.stack(losses).isfinite().all():
             found = torch.stack(losses).tolist() if losses else None

@@ -19,7 +19,7 @@ def _conventional(module: nn.Module) -> str:
     """The submodule that carries a customary name, where there is exactly one; else an error with the choices."""
     owners = {name for name, part in module.named_modules() if next(part.parameters(), None) is not None}
     found = [name for name in owners if name.rsplit(".", 1)[-1] in CONVENTIONAL]
-    outermost = sorted(name for name in found if not any(name.startswith(f"{other}.") for other in found))
+    outermost: list[str] = sorted(name for name in found if not any(name.startswith(f"{other}.") for other in found))
     if len(outermost) == 1:
         return outermost[0]
     children = [name for name, _ in module.named_children()]
@@ -62,10 +62,12 @@ def encoder_units(module: nn.Module, encoder: EncoderSpec = None) -> list[str]:
     named = [(name, unit) for name, unit in module.named_parameters() if selects(name)]
     units = [name for name, unit in named if unit.requires_grad and unit.is_floating_point()]
     if not units:
-        what = f"{len(named)} frozen ones. Unfreeze them" if named else "none. Name a submodule or pattern that exists"
+        found, cure = "none", f"Name a part that exists, of {[name for name, _ in module.named_children()]}"
+        if named:
+            found, cure = f"{len(named)} frozen ones", "Unfreeze them while the signature is collected"
         raise PGEError(
-            f"Expected trainable encoder parameters for encoder={encoder!r} in {type(module).__name__}, but got {what}; "
-            f"its parts are {[name for name, _ in module.named_children()]}."
+            f"Expected trainable encoder parameters for encoder={encoder!r} in {type(module).__name__}, "
+            f"but got {found}. {cure}."
         )
     return units
 

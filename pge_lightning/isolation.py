@@ -4,14 +4,16 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from types import ModuleType
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from pge_lightning.errors import PGEError
 
@@ -19,7 +21,13 @@ __all__ = ["borrowed", "derive_seed", "isolated_copy", "isolated_randomness", "s
 
 
 def derive_seed(*parts: str | int) -> int:
-    """Mix the parts into one seed in [0, 2**63), the same on every machine.
+    """Mix the parts into one seed, the same on every machine.
+
+    Args:
+        parts: Whatever tells this seed from others.
+
+    Returns:
+        A number in [0, 2**63).
 
     >>> derive_seed(0, "encoder.conv1") == derive_seed(0, "encoder.conv1")
     True
@@ -37,14 +45,22 @@ def seed_all(seed: int) -> None:
 
 def _accelerator() -> Any | None:
     """The accelerator's module (``torch.cuda``, ``torch.mps``, ``torch.xpu``), if it has drawn random numbers."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
         return torch.cuda
-    return next((getattr(torch, n) for n in ("mps", "xpu") if hasattr(torch, n) and getattr(torch, n).is_available()), None)
+    others = [getattr(torch, name) for name in ("mps", "xpu") if hasattr(torch, name)]
+    return next((accelerator for accelerator in others if accelerator.is_available()), None)
 
 
 @contextmanager
-def isolated_randomness(seed: int | None = None) -> Iterator[None]:
-    """Put all global random states back on leaving, also after an exception; seed them on entering if asked."""
+def isolated_randomness(seed: int | None = None) -> Generator[None]:
+    """Put all global random states back on leaving, also after an exception; seed them on entering if asked.
+
+    Args:
+        seed: For :func:`seed_all`; ``None`` leaves the states as they are.
+
+    Yields:
+        Nothing.
+    """
     accelerator = _accelerator()
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     if accelerator is not None:
@@ -92,28 +108,57 @@ def _reachable(root: Any, depth: int = 6) -> Iterator[Any]:
         yield from _reachable(part, depth - 1)
 
 
+def _generators(root: Any, seen: set[int], depth: int = 8) -> Iterator[tuple[Any, Any]]:
+    """Find the random generators that an object holds, itself or in its transforms.
+
+    Args:
+        root: Where to search.
+        seen: Identities of what was searched before.
+        depth: How many levels to go down.
+
+    Yields:
+        Each generator with its state. Long containers are data, not pipelines, and are not searched.
+    """
+    if id(root) in seen or depth == 0 or isinstance(root, (Tensor, np.ndarray, nn.Module, type, ModuleType)):
+        return
+    seen.add(id(root))
+    if (state := _generator_state(root)) is not None:
+        yield root, state
+        return
+    parts = root.values() if isinstance(root, dict) else root if isinstance(root, (list, tuple)) else ()
+    for part in [*(parts if len(parts) <= 256 else ()), *getattr(root, "__dict__", {}).values()]:
+        yield from _generators(part, seen, depth - 1)
+
+
+def _put_back(owner: Any, attributes: dict[str, Any]) -> None:
+    """Undo changes of an object's attributes, and touch nothing else: another thread may be reading."""
+    now = vars(owner)
+    for name in now.keys() - attributes.keys():
+        del now[name]
+    now.update({name: value for name, value in attributes.items() if name not in now or now[name] is not value})
+
+
 @contextmanager
-def borrowed(loader: Any) -> Iterator[None]:
+def borrowed(loader: Any) -> Generator[None]:
     """Read from a loader, its samplers and data sets, and leave their attributes and generators as they were.
 
     A persistent workers' iterator is laid aside, so that reading starts one of its own.
+
+    Args:
+        loader: A ``DataLoader``, or any iterable of batches.
+
+    Yields:
+        Nothing; the loader is put back on leaving.
     """
-    owners = {id(owner): owner for owner in _reachable(loader)}
-    attributes = {key: dict(vars(owner)) for key, owner in owners.items()}
-    generators = [
-        (value, state)
-        for values in attributes.values()
-        for value in values.values()
-        if (state := _generator_state(value)) is not None
-    ]
-    if hasattr(loader, "_iterator"):
+    owners = [(owner, dict(vars(owner))) for owner in _reachable(loader)]
+    generators = list(_generators(loader, set()))
+    if isinstance(loader, DataLoader):
         loader._iterator = None
     try:
         yield
     finally:
-        for key, owner in owners.items():
-            vars(owner).clear()
-            vars(owner).update(attributes[key])
+        for owner, attributes in owners:
+            _put_back(owner, attributes)
         for value, state in generators:
             _restore_generator(value, state)
 

@@ -17,7 +17,8 @@ Step: TypeAlias = Callable[[nn.Module, Any, int], Tensor | None]
 
 def _training_step(module: nn.Module, batch: Any, index: int) -> Tensor | None:
     """The loss of the class's own ``training_step``, past any compiled method the instance may carry."""
-    step = type(module).training_step
+    kind: Any = type(module)
+    step = kind.training_step
     takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
     output = step(module, batch, index) if takes_index else step(module, batch)
     return output.get("loss") if isinstance(output, Mapping) else output
@@ -46,8 +47,8 @@ def make_step(module: nn.Module, loss_fn: LossFn | None = None) -> Step:
         )
     if not module.automatic_optimization:
         raise PGEError(
-            f"Expected automatic optimization, but {type(module).__name__} optimizes by hand: its `training_step` would "
-            "move weights. Give a `loss_fn` of (module, batch) that returns the loss."
+            f"Expected automatic optimization, but {type(module).__name__} optimizes by hand: its `training_step` "
+            "would move weights. Give a `loss_fn` of (module, batch) that returns the loss."
         )
     if is_param_in_hook_signature(type(module).training_step, "dataloader_iter", explicit=True):
         raise PGEError(

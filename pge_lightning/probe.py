@@ -61,6 +61,12 @@ class Probe:
     def of(cls, probe: "Probe | str") -> "Probe":
         """A probe as it is, or a shipped one by its name.
 
+        Args:
+            probe: The probe, or a key of :data:`PROBES`.
+
+        Returns:
+            The probe.
+
         Raises:
             ValueError: If no probe has that name.
         """
@@ -79,7 +85,5 @@ class Probe:
 PROBES = {
     "default": Probe(),
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
-    "published": Probe(
-        name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False
-    ),
+    "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
 }

@@ -2,12 +2,14 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, isolated_randomness, seed_all
@@ -18,32 +20,62 @@ Factory: TypeAlias = Callable[[], nn.Module]
 Initialiser: TypeAlias = Callable[[nn.Module, int], None]
 
 
-class _KeyedRandomness(TorchDispatchMode):
-    """Seed each random operation by its kind, its shape and how often both came: the order of construction is mute."""
+class _KeyedRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+    """Seed each random operation by the unit that it fills: the order of construction is mute.
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed, self.seen = seed, dict[tuple[str, str], int]()
+    What fills no known unit is told apart by its kind, its shape and how often both came.
+
+    Args:
+        seed: The base of all seeds.
+        filled: Takes an operation's number and its first argument, and names the unit.
+    """
+
+    def __init__(self, seed: int, filled: Callable[[int, Any], str | None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        self.seed, self.filled = seed, filled
+        self.seen, self.drawn = dict[tuple[str, str], int](), list[Any]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            shape = tuple(args[0].shape) if isinstance(args[0], Tensor) else args[0]
-            key = str(func), str(shape)
-            self.seen[key] = self.seen.get(key, 0) + 1
-            seed_all(derive_seed(self.seed, *key, self.seen[key]))
-        return func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded not in func.tags:
+            return func(*args, **(kwargs or {}))
+        first = args[0] if args else None
+        shape = tuple(first.shape) if isinstance(first, Tensor) else first
+        key = str(func), self.filled(len(self.drawn), first) or str(shape)
+        self.seen[key] = self.seen.get(key, 0) + 1
+        seed_all(derive_seed(self.seed, *key, self.seen[key]))
+        self.drawn.append(func(*args, **(kwargs or {})))
+        return self.drawn[-1]
+
+
+def _storage(value: Any) -> int | None:
+    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return dict(module.named_parameters()) | dict(module.named_buffers())
+
+
+def _filled_units(factory: Factory) -> list[str | None]:
+    """Build a module once to learn which unit each random operation of its constructor fills."""
+    with isolated_randomness(seed=0), _KeyedRandomness(0, lambda *_: None) as recorder:
+        fresh = factory()
+    names = {_storage(unit): name for name, unit in _state(fresh).items()}
+    return [names.get(_storage(value)) for value in recorder.drawn]
 
 
 def _rebuild(factory: Factory) -> Initialiser:
     """Build a fresh module with the user's own code and copy its values."""
+    names = _filled_units(factory)
+
+    def filled(number: int, _: Any) -> str | None:
+        return names[number] if number < len(names) else None
 
     def initialise(module: nn.Module, seed: int) -> None:
         seed_all(seed)
-        with _KeyedRandomness(seed):
+        with _KeyedRandomness(seed, filled):
             fresh = factory()
-        values = dict(fresh.named_parameters()) | dict(fresh.named_buffers())
-        own = dict(module.named_parameters()) | dict(module.named_buffers())
-        for name, unit in own.items():
+        values = _state(fresh)
+        for name, unit in _state(module).items():
             value = values.get(name)
             if value is None or value.shape != unit.shape:
                 raise PGEError(
@@ -62,24 +94,30 @@ def _reset(part: nn.Module) -> None:
         reset()
 
 
+@torch.no_grad()
 def _sweep(module: nn.Module, seed: int) -> None:
-    """Reset each module under a seed of its own; what no reset touches is an error.
+    """Reset all modules, children before parents as constructors do, each unit under a seed of its own.
 
-    Parents come before their children, whose own seeds then decide. A multi-head attention sets its children's
-    biases, so that it comes once more afterwards.
+    Raises:
+        PGEError: If no reset touches some unit.
     """
     units = dict(module.named_parameters())
+    owners = {_storage(unit): name for name, unit in units.items()}
+
+    def apply(name: str, reset: Callable[[], Any]) -> None:
+        key = derive_seed(seed, name)
+        seed_all(key)
+        with _KeyedRandomness(key, lambda _, value: owners.get(_storage(value))):
+            reset()
+
     for unit in units.values():
-        unit.data.fill_(torch.nan)
-    attention = [item for item in module.named_modules() if isinstance(item[1], nn.MultiheadAttention)]
-    for name, part in [*module.named_modules(), *attention]:
-        seed_all(derive_seed(seed, name))
-        _reset(part)
+        unit.fill_(torch.nan)
+    for name, part in reversed([*module.named_modules()]):
+        apply(name, partial(_reset, part))
     for outer, model in module.named_modules():
         if callable(getattr(model, "_init_weights", None)) and hasattr(model, "config"):
-            for name, part in model.named_modules():
-                seed_all(derive_seed(seed, f"{outer}.{name}"))
-                model._init_weights(part)
+            for name, part in reversed([*model.named_modules(prefix=outer)]):
+                apply(name, partial(model._init_weights, part))
     if left := [name for name, unit in units.items() if unit.isnan().any()]:
         raise PGEError(
             f"Expected every weight unit to be re-initialised, but nothing resets {', '.join(left)}. Give a `factory` "
@@ -91,9 +129,9 @@ def _sweep(module: nn.Module, seed: int) -> None:
 def _from_hyperparameters(module: nn.Module) -> Factory | None:
     """The module's own constructor with its saved hyper-parameters, where these suffice and hold no module."""
     saved = dict(module.hparams) if isinstance(module, pl.LightningModule) else {}
-    if not saved or any(isinstance(value, nn.Module) for value in saved.values()):
+    if not saved or any(isinstance(value, nn.Module) for value in tree_leaves(saved)):
         return None
-    factory: Factory = lambda: type(module)(**saved)  # noqa: E731 (the tried call and the kept one are the same)
+    factory: Factory = partial(type(module), **saved)
     try:
         with isolated_randomness():
             fresh = factory()
@@ -121,13 +159,13 @@ def make_initialiser(module: nn.Module, factory: Factory | None = None) -> Initi
 
 
 def restart(
-    module: nn.Module, units: list[str], initialise: Initialiser, seed: int, head_seed: int
+    module: nn.Module, shared: list[str], initialise: Initialiser, seed: int, head_seed: int
 ) -> dict[str, Tensor]:
     """Re-initialise a module in place: the encoder from one seed, everything else from another.
 
     Args:
         module: A copy, on the CPU.
-        units: Names of the encoder's units.
+        shared: Names of all parameters of the encoder, also of frozen ones.
         initialise: From :func:`make_initialiser`.
         seed: The encoder's; equal for all data sets under a paired probe.
         head_seed: The head's.
@@ -140,11 +178,11 @@ def restart(
     """
     parameters = dict(module.named_parameters())
     initialise(module, head_seed)
-    head = {name: unit.data.clone() for name, unit in parameters.items() if name not in set(units)}
+    head = {name: unit.data.clone() for name, unit in parameters.items() if name not in set(shared)}
     initialise(module, seed)
     for name, value in head.items():
         parameters[name].data.copy_(value)
-    return {name: parameters[name].data.clone() for name in units}
+    return {name: parameters[name].data.clone() for name in shared}
 
 
 def hash_start(start: dict[str, Tensor]) -> dict[str, str]:

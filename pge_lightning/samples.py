@@ -3,16 +3,16 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_structure
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
-from pge_lightning.distributed import gather
+from pge_lightning.distributed import everywhere
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness
 from pge_lightning.probe import Probe
@@ -67,61 +67,106 @@ class _DatasetPool(SamplePool):
         return len(self.indices)
 
     def batch(self, indices: Sequence[int]) -> Any:
-        dataset, collate = self.loader.dataset, self.loader.collate_fn
+        dataset: Any = self.loader.dataset
+        collate = self.loader.collate_fn
         chosen = [self.indices[i] for i in indices]
-        while isinstance(dataset, Subset):
+        while type(dataset) is Subset:
             dataset, chosen = dataset.dataset, [dataset.indices[i] for i in chosen]
-        if isinstance(dataset, TensorDataset) and collate is default_collate:
+        if type(dataset) is TensorDataset and collate is default_collate:
             where = torch.as_tensor(chosen)
             return [tensor[where] for tensor in dataset.tensors]
-        if hasattr(dataset, "__getitems__"):
-            return collate(dataset.__getitems__(chosen))
+        if callable(together := getattr(dataset, "__getitems__", None)):
+            return collate(together(chosen))
         return collate([dataset[i] for i in chosen])
 
 
 class _BatchPool(SamplePool):
     """Holds the samples of batches that came one after another."""
 
-    def __init__(self, batches: Iterable[Any], most: int | None) -> None:
+    def __init__(self) -> None:
+        self.leaves: list[Tensor] = []
+        self.spec = tree_structure(())
+
+    def read(self, batches: Iterable[Any], most: int | None) -> int:
+        """Take batches until there are enough samples.
+
+        Args:
+            batches: Batches whose leaves are tensors.
+            most: How many samples are enough; ``None`` takes all.
+
+        Returns:
+            The number of samples.
+
+        Raises:
+            PGEError: If the batches cannot be taken apart and put together again.
+        """
         parts: list[list[Tensor]] = []
-        spec = None
         size = 0
         for batch in batches:
             leaves, spec = tree_flatten(batch)
             lengths = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.ndim else None for leaf in leaves}
-            if len(lengths) != 1 or None in lengths:
-                raise PGEError(
-                    "Expected batches of tensors that share their first dimension, but got "
-                    f"{tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__, batch)}. "
-                    "Give a DataLoader over a map-style data set instead, which may collate anything."
-                )
+            fits = not parts or (
+                spec == self.spec and all(x.shape[1:] == y.shape[1:] for x, y in zip(leaves, parts[0], strict=True))
+            )
+            if len(lengths) != 1 or None in lengths or not fits:
+                raise PGEError(_unfit(batch, None if fits else self.spec.unflatten(parts[0])))
             parts.append([leaf.detach() for leaf in leaves])
-            size += parts[-1][0].shape[0]
+            self.spec = spec
+            size += leaves[0].shape[0]
             if most is not None and size >= most:
                 break
-        self.spec = spec
         self.leaves = [torch.cat(column) for column in zip(*parts, strict=True)]
+        return size
 
     def __len__(self) -> int:
         return self.leaves[0].shape[0] if self.leaves else 0
 
     def batch(self, indices: Sequence[int]) -> Any:
-        assert self.spec is not None  # noqa: S101 (an empty pool is refused before any batch is asked for)
         return self.spec.unflatten([leaf[torch.as_tensor(indices)] for leaf in self.leaves])
 
 
-def _visited(loader: DataLoader[Any], limit: int | None) -> list[int]:
-    """The indices that the loader may read, in ascending order; of a limited loader, those of its first batches.
+def _unfit(batch: Any, first: Any | None) -> str:
+    """What to say of a batch that cannot be taken apart, or that differs from the first one."""
 
-    A plain batch sampler is looked through to its sampler, so that an incomplete last batch counts, too.
+    def shapes(tree: Any) -> str:
+        return str(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__, tree))
+
+    after = "" if first is None else f" after {shapes(first)}"
+    return (
+        "Expected batches of tensors that share their first dimension, and agree in all others from batch to batch, "
+        f"but got {shapes(batch)}{after}. Pad them to one size, or give a DataLoader over a map-style data set "
+        "instead, which may collate anything."
+    )
+
+
+def _length(sized: Any) -> int | None:
+    """The length, where there is one: samplers may be endless."""
+    try:
+        return len(sized)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _visited(loader: DataLoader[Any], limit: int | None) -> list[int]:
+    """Ask the loader's samplers which samples it may read.
+
+    A plain batch sampler is looked through to its sampler, so that an incomplete last batch counts, too. An endless
+    one is read for as many samples as the data set holds.
+
+    Args:
+        loader: A loader over a map-style data set.
+        limit: Most batches to consider: then the first ones tell.
+
+    Returns:
+        Indices into the data set, in ascending order.
     """
     batches: Any = loader.batch_sampler
-    length = len(batches) if hasattr(batches, "__len__") else None
+    size, length = _length(loader.dataset), _length(batches)
     whole = limit is None or (length is not None and limit >= length)
-    if type(batches) is BatchSampler and whole and length is not None:
-        return sorted({int(index) for index in islice(iter(batches.sampler), len(loader.dataset))})  # type: ignore[arg-type]  # a sampler's length is its data set's
-    most = length if whole else limit
-    return sorted({int(index) for indices in islice(iter(batches), most) for index in indices})
+    if type(batches) is BatchSampler and whole:
+        return sorted({int(index) for index in islice(iter(batches.sampler), size)})
+    read = chain.from_iterable(islice(iter(batches), limit))
+    return sorted({int(index) for index in (islice(read, size) if whole and length is None else read)})
 
 
 def sample_pool(
@@ -145,13 +190,16 @@ def sample_pool(
     Raises:
         PGEError: If there are fewer samples than one batch of the probe, or batches cannot be taken apart.
     """
+    pool: SamplePool
     with isolated_randomness(derive_seed(probe.seed, "pool")), borrowed(data):
         if isinstance(data, DataLoader) and data.batch_sampler is not None and not _streams(data.dataset):
-            indices = _visited(data, limit)
-            shares = gather(indices) if distributed else [indices]
-            pool: SamplePool = _DatasetPool(data, sorted(set().union(*shares)))
+            shares = everywhere(lambda: _visited(data, limit), distributed)
+            pool = _DatasetPool(data, sorted(set().union(*shares)))
         else:
-            pool = _BatchPool(islice(iter(data), limit), max(probe.budgets, default=None))
+            pool = stream = _BatchPool()
+            most = max(probe.budgets, default=None)
+            sizes = everywhere(lambda: stream.read(islice(iter(data), limit), most), distributed)
+            pool = stream.part(range(min(sizes)))
     if len(pool) < probe.batch_size:
         raise PGEError(
             f"Expected at least one batch of {probe.batch_size} samples, but the training data holds {len(pool)}. "
@@ -165,7 +213,7 @@ def _streams(dataset: Dataset[Any]) -> bool:
 
 
 def draw(samples: int, budget: int, probe: Probe, restart: int) -> list[list[int]]:
-    """The batches of one restart: a fresh draw of the sample budget, gone through in freshly shuffled passes.
+    """Choose the batches of one restart: a fresh draw of the sample budget, gone through in freshly shuffled passes.
 
     A probe without a number of restarts makes a single pass: each restart takes the mini-batches that come next.
 
@@ -176,7 +224,7 @@ def draw(samples: int, budget: int, probe: Probe, restart: int) -> list[list[int
         restart: Number of the restart.
 
     Returns:
-        ``probe.steps`` lists of ``probe.batch_size`` indices.
+        ``probe.steps`` lists of ``probe.batch_size`` indices; fewer at the end of a single pass.
     """
     size, needed = probe.batch_size, probe.steps * probe.batch_size
     if probe.restarts is None:
@@ -188,4 +236,4 @@ def draw(samples: int, budget: int, probe: Probe, restart: int) -> list[list[int
         whole = budget // size * size
         passes = [torch.randperm(budget, generator=generator)[:whole] for _ in range(-(-needed // whole))]
         flat = chosen[torch.cat(passes)[:needed]]
-    return [list(map(int, batch)) for batch in flat.split(size)]
+    return [flat[at : at + size].tolist() for at in range(0, len(flat), size)]
