@@ -1,0 +1,63 @@
+"""When two signatures compare, and what a refusal says."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from pge_lightning.errors import IncomparableError
+from pge_lightning.probe import PROBES, Probe
+from pge_lightning.signature import Signature
+
+PROBE = Probe(restarts=2)
+
+
+def signature(**fields):
+    units = {"conv.weight": torch.ones(2, 4, 3), "conv.bias": torch.ones(2, 4)}
+    starts = {name: ("a0", "a1") for name in units}
+    return dataclasses.replace(Signature(units, starts, PROBE, 200, 2, "data", 1000), **fields)
+
+
+def test_fingerprint_is_json_and_holds_what_must_agree():
+    mine = signature().fingerprint
+    assert json.loads(json.dumps(mine)) == mine
+    assert mine["recipe"] == PROBE.recipe
+    assert mine["budget"] == 200
+    assert mine["shapes"] == {"conv.weight": [4, 3], "conv.bias": [4]}
+    assert mine["starts"] == {"conv.weight": ["a0", "a1"], "conv.bias": ["a0", "a1"]}
+
+
+def test_other_data_of_another_size_compares():
+    other = signature(data="other", samples=7, seconds=3.0, probe=dataclasses.replace(PROBE, name="other"))
+    signature().check_comparable(other)
+    other.check_comparable(signature())
+    assert signature().fingerprint == other.fingerprint
+
+
+def test_without_a_ladder_budgets_need_not_agree():
+    published = [signature(probe=PROBES["published"], starts={}, budget=budget) for budget in (500, 900)]
+    published[0].check_comparable(published[1])
+    assert published[0].fingerprint["budget"] is None
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"probe": Probe(restarts=2, lr=1e-3)}, r"`lr` is 0\.002 on one side and 0\.001 on the other"),
+        ({"probe": Probe(restarts=2, batch_size=32)}, "`batch_size` is 64 on one side and 32"),
+        ({"budget": 1000}, "equal sample budgets, but got 200 and 1000"),
+        ({"units": {"conv.weight": torch.ones(2, 4, 3)}, "starts": {}}, r"\['conv\.bias'\] \(1 in all\)"),
+        (
+            {"units": {"conv.weight": torch.ones(2, 4, 5), "conv.bias": torch.ones(2, 4)}},
+            r"unit 'conv\.weight' to have one shape, but got \[4, 3\] and \[4, 5\]",
+        ),
+        (
+            {"starts": {"conv.weight": ("a0", "a1"), "conv.bias": ("a0", "b1")}},
+            r"unit 'conv\.bias' started from other values",
+        ),
+    ],
+)
+def test_a_difference_is_named(other, message):
+    with pytest.raises(IncomparableError, match=message):
+        signature().check_comparable(signature(**other))
