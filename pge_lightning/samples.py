@@ -101,22 +101,24 @@ class _BatchPool(SamplePool):
             PGEError: If the batches cannot be taken apart and put together again.
         """
         parts: list[list[Tensor]] = []
+        layout = None
         size = 0
         for batch in batches:
             leaves, spec = tree_flatten(batch)
             lengths = {leaf.shape[0] if isinstance(leaf, Tensor) and leaf.ndim else None for leaf in leaves}
-            fits = not parts or (
-                spec == self.spec and all(x.shape[1:] == y.shape[1:] for x, y in zip(leaves, parts[0], strict=True))
-            )
-            if len(lengths) != 1 or None in lengths or not fits:
-                raise PGEError(_unfit(batch, None if fits else self.spec.unflatten(parts[0])))
+            if len(lengths) != 1 or None in lengths:
+                raise PGEError(_unfit(batch))
+            rest = spec, [leaf.shape[1:] for leaf in leaves]
+            if parts and rest != layout:
+                raise PGEError(_unfit(batch, self.spec.unflatten(parts[0])))
+            layout = rest
             parts.append([leaf.detach() for leaf in leaves])
             self.spec = spec
             size += leaves[0].shape[0]
             if most is not None and size >= most:
                 break
         self.leaves = [torch.cat(column) for column in zip(*parts, strict=True)]
-        return size
+        return len(self)
 
     def __len__(self) -> int:
         return self.leaves[0].shape[0] if self.leaves else 0
@@ -125,7 +127,7 @@ class _BatchPool(SamplePool):
         return self.spec.unflatten([leaf[torch.as_tensor(indices)] for leaf in self.leaves])
 
 
-def _unfit(batch: Any, first: Any | None) -> str:
+def _unfit(batch: Any, first: Any = None) -> str:
     """What to say of a batch that cannot be taken apart, or that differs from the first one."""
 
     def shapes(tree: Any) -> str:

@@ -1,0 +1,184 @@
+"""Whatever is touched is a copy or is put back."""
+
+import random
+import threading
+
+import numpy as np
+import pytest
+import torch
+from helpers import Points, points
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
+
+from pge_lightning.errors import PGEError
+from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, seed_all
+
+
+def draws():
+    return torch.rand(2).tolist(), np.random.rand(2).tolist(), [random.random() for _ in range(2)]
+
+
+def test_seeds_are_the_same_everywhere_and_tell_their_parts_apart():
+    assert derive_seed(0, "encoder") == 5217764333376158035
+    parts = [(0, "a"), (1, "a"), (0, "b"), ("0", "a"), (0, "a", 0), (0, "aa"), ("0a",), ("0", "a", "")]
+    seeds = [derive_seed(*each) for each in parts]
+    assert len(set(seeds)) == len(parts)
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_seed_all_reaches_every_generator():
+    seed_all(derive_seed(3))
+    first = draws()
+    draws()
+    seed_all(derive_seed(3))
+    assert draws() == first
+
+
+@pytest.mark.parametrize("seed", [None, 7])
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
+def test_global_randomness_is_put_back(seed, error):
+    seed_all(1)
+    expected = draws()
+    seed_all(1)
+    try:
+        with isolated_randomness(seed):
+            inside = draws()
+            if error:
+                raise error
+    except (RuntimeError, KeyboardInterrupt):
+        pass
+    assert draws() == expected
+    assert (inside == expected) is (seed is None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_randomness_of_devices_is_put_back():
+    torch.cuda.manual_seed_all(1)
+    expected = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed_all(1)
+    with isolated_randomness(seed=3):
+        torch.rand(3, device="cuda")
+    assert torch.equal(torch.rand(3, device="cuda"), expected)
+
+
+class Augment:
+    """A transform with generators of its own."""
+
+    def __init__(self):
+        self.generators = {"numpy": np.random.default_rng(1), "legacy": np.random.RandomState(2)}
+        self.steps = [random.Random(3)]
+
+    def __call__(self, value):
+        return value + self.generators["numpy"].normal() + self.generators["legacy"].normal() + self.steps[0].random()
+
+
+class Drawing(Dataset):
+    """Draws from every kind of generator, and counts what it is asked for."""
+
+    def __init__(self):
+        self.torch, self.transform, self.asked = torch.Generator().manual_seed(0), Augment(), 0
+
+    def __len__(self):
+        return 32
+
+    def __getitem__(self, index):
+        self.asked += 1
+        self.last = index
+        return self.transform(index + torch.rand((), generator=self.torch))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda data: data, lambda data: Subset(data, range(20)), lambda d: ConcatDataset([d])]
+)
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_a_borrowed_loader_reads_on_as_if_it_had_not_been_read(wrap, error):
+    def loader():
+        torch.manual_seed(0)
+        data = Drawing()
+        shuffle = torch.Generator().manual_seed(1)
+        return data, DataLoader(wrap(data), batch_size=8, shuffle=True, generator=shuffle)
+
+    (data, mine), (_, twin) = loader(), loader()
+    try:
+        with borrowed(mine):
+            list(mine)
+            assert data.asked >= 20
+            if error:
+                raise error
+    except KeyboardInterrupt:
+        pass
+    assert data.asked == 0
+    assert not hasattr(data, "last")
+    assert all(torch.equal(one, two) for one, two in zip(mine, twin, strict=True))
+
+
+def test_a_persistent_iterator_is_laid_aside():
+    loader = DataLoader(points(), batch_size=50, num_workers=1, persistent_workers=True)
+    list(loader)
+    iterator = loader._iterator
+    with borrowed(loader):
+        assert len(list(loader)) == 2
+        assert loader._iterator is not iterator
+    assert loader._iterator is iterator
+
+
+def test_any_iterable_can_be_borrowed():
+    class Stream:
+        def __init__(self):
+            self.position, self._iterator, self.cycle = 0, "its own", self
+
+        def __iter__(self):
+            for _ in range(3):
+                self.position += 1
+                yield self._iterator
+
+    stream = Stream()
+    with borrowed(stream):
+        assert list(stream) == ["its own"] * 3
+    assert stream.position == 0
+    with borrowed([1, 2]), borrowed(iter([1, 2])):
+        pass
+
+
+def test_long_containers_are_not_searched():
+    class Images(Dataset):
+        def __init__(self):
+            self.items = [random.Random(0) for _ in range(1000)]
+
+    data = Images()
+    with borrowed(data):
+        data.items[0].random()
+    assert data.items[0].random() != random.Random(0).random()
+
+
+def test_a_copy_is_float32_mute_and_training():
+    module = Points().double().eval()
+    clone = isolated_copy(module)
+    assert {unit.dtype for unit in clone.parameters()} == {torch.float32}
+    assert all(part.training for part in clone.modules())
+    clone.log("any", 1.0)
+    clone.log_dict({"any": 1.0})
+    with torch.no_grad():
+        clone.head.weight.fill_(3.0)
+    assert not any(part.training for part in module.modules())
+    assert module.head.weight.dtype == torch.float64
+    assert module.head.weight.abs().max() < 1
+    assert "log" not in vars(module)
+
+
+def test_a_single_part_stays_in_evaluation():
+    module = Points()
+    module.encoder[1].eval()
+    assert [part.training for part in isolated_copy(module).encoder] == [True, False, True, True, True]
+
+
+def test_nested_lightning_modules_are_mute():
+    outer = nn.ModuleDict({"inner": Points()})
+    isolated_copy(outer).inner.log("any", 1.0)
+
+
+def test_what_cannot_be_copied_is_an_error():
+    module = nn.Linear(2, 2)
+    module.lock = threading.Lock()
+    with pytest.raises(PGEError, match=r"`copy\.deepcopy` can copy, but got Linear: cannot pickle.*parametrizations"):
+        isolated_copy(module)
