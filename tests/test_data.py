@@ -334,6 +334,15 @@ def test_text_intent():
     assert len(module.test_dataloader().dataset) == 450
 
 
+@needs_data
+@pytest.mark.parametrize(("kind", "name"), [(Gray28, "mnist"), (UCR, "SwedishLeaf"), (TextIntent, "banking77")])
+def test_both_halves_hold_all_classes(kind, name):
+    for part in ([0.0, 0.5], [0.5, 1.0]):
+        module = ready(kind(name, str(DATA), part=part))
+        _, y = module.train_dataloader().dataset.tensors
+        assert len(y.unique()) == module.num_classes
+
+
 def test_hashed_tokens_do_not_care_for_case_and_are_cut():
     assert hash_tokens("Move my MONEY!", 4096, 5).tolist() == hash_tokens("move, my money", 4096, 5).tolist()
     assert hash_tokens("one two three", 4096, 2).tolist() == hash_tokens("one two", 4096, 2).tolist()

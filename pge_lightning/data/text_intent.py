@@ -14,16 +14,19 @@ from typing_extensions import override
 
 from pge_lightning.data.arrays import ArrayDataModule, Arrays
 from pge_lightning.data.files import find_file
+from pge_lightning.data.subsets import shuffled
 
 __all__ = ["TextIntent", "hash_tokens"]
 
 WORD = re.compile(r"\w+")
+ORDER_SEED = 0
 
 
 class TextIntent(ArrayDataModule):
     """One data set of utterances as token numbers, int64 ``[length]``, from ``<root>/text_intent/<name>.jsonl.gz``.
 
     Each line is a JSON object with ``split`` (``train`` or ``test``), ``text`` and ``label`` (a class number).
+    The training split is brought into a fixed random order.
 
     Args:
         name: Name of the data set: its file without the suffix.
@@ -60,9 +63,11 @@ class TextIntent(ArrayDataModule):
             labels[split].append(label)
         if not all(tokens.values()):
             raise ValueError(f"Expected '{path}' to hold a train and a test split, but one is empty.")
+        # Such files often come class by class, which would make parts of the split different problems.
+        order = shuffled(len(labels["train"]), ORDER_SEED)
         return Arrays(
-            train_x=torch.stack(tokens["train"]),
-            train_y=torch.tensor(labels["train"]),
+            train_x=torch.stack(tokens["train"])[order],
+            train_y=torch.tensor(labels["train"])[order],
             test_x=torch.stack(tokens["test"]),
             test_y=torch.tensor(labels["test"]),
             num_classes=max(labels["train"] + labels["test"]) + 1,
