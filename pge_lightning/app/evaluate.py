@@ -1,0 +1,65 @@
+"""`pge task=evaluate`: rank as the selector does, really fine-tune from everything, and compare the two."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pandas as pd
+from omegaconf import DictConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pge_lightning.app.cells import CellLog
+from pge_lightning.app.report import report
+from pge_lightning.app.study import start_study
+from pge_lightning.app.work import Worker
+
+__all__ = ["evaluate"]
+
+# Pieces of work differ in length: an estimate of the time left from the last half minute would jump.
+MEMORY_SECONDS = 600.0
+
+
+def evaluate(cfg: DictConfig) -> float | None:
+    """Train the sources that are missing, fine-tune from every one and from scratch, rank, and report.
+
+    Every finished piece of work is written down at once: the same command goes on where a run was cut off. One that
+    fails is reported with its reason, and tried again by the next run.
+
+    Args:
+        cfg: The whole configuration; see the node ``evaluate``.
+
+    Returns:
+        Mean weighted tau of the first estimator over targets, in [-1, 1]; ``None`` where it is not defined.
+
+    Raises:
+        PGEError: If a source was trained here with other settings (before any work starts), or nothing succeeded.
+        ValueError: If the configuration is wrong; nothing has been computed then.
+    """
+    study = start_study(cfg)
+    with _muted(), _progress() as progress:
+        worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
+        worker.check_sources()
+        for source in study.sources:
+            worker.train(source)
+        tuned = [cell for target in study.targets for seed in study.seeds for cell in worker.fine_tune(target, seed)]
+        ranked = [worker.rank(target, estimator) for target in study.targets for estimator in study.estimators]
+    return report(study, tuned, pd.concat(ranked, ignore_index=True))
+
+
+def _progress() -> Progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.description}"), speed_estimate_period=MEMORY_SECONDS, transient=True)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Keep the news of single trainings from between the lines of the progress."""
+    loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

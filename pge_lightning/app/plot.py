@@ -1,0 +1,94 @@
+"""The picture of an evaluation: what the gap said beside what fine-tuning gave."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pge_lightning.app.tasks import SCRATCH
+
+__all__ = ["plot_target", "plot_targets"]
+
+# Blue and vermilion of the palette of Okabe and Ito, which all kinds of colour vision tell apart.
+CHOICE, OTHERS, BASE = "#D55E00", "#0072B2", "#555555"
+DPI = 150
+
+
+def plot_target(path: Path, truth: pd.DataFrame, ranking: pd.DataFrame, estimator: str) -> None:
+    """Draw the gap of every source, the nearest on top, beside what fine-tuning from it gave.
+
+    Args:
+        path: The PNG file to write.
+        truth: What fine-tuning gave on one target: columns source, mean, standard_deviation.
+        ranking: The ranking for that target: columns source, gap, low, high.
+        estimator: What the ranking is called.
+    """
+    lines = ranking.dropna(subset=["gap"]).merge(truth.drop(columns=["reason"]), on="source", how="left")
+    lines = lines.sort_values("gap", ascending=False, kind="stable")
+    figure = Figure(figsize=(9, 1.4 + 0.36 * max(len(lines), 3)), dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    spread = np.array([lines["gap"] - lines["low"], lines["high"] - lines["gap"]], dtype=float)
+    _dots(left, lines, "gap", spread)
+    _dots(right, lines, "mean", lines["standard_deviation"].to_numpy(dtype=float))
+    left.set(xlabel=f"{estimator}: gap with 95 % interval (smaller is closer)")
+    right.set(xlabel="accuracy after fine-tuning, mean and standard deviation over seeds")
+    scratch = truth.loc[truth["source"] == SCRATCH, "mean"].dropna()
+    if len(scratch):
+        right.axvline(float(scratch.iloc[0]), color=BASE, linestyle="--", label="from scratch")
+        right.legend(loc="best", frameon=False)
+    left.set_yticks(range(len(lines)), [str(name) for name in lines["source"]])
+    figure.suptitle(f"Sources for the target '{truth['target'].iloc[0]}'")
+    figure.savefig(path)
+
+
+def plot_targets(path: Path, truth: pd.DataFrame, rankings: pd.DataFrame, estimator: str) -> None:
+    """Draw two heat maps side by side, targets down and sources across: fine-tuning's gain, and closeness.
+
+    Both are standardised per target, as sources are compared within a target only; dark is better in both.
+
+    Args:
+        path: The PNG file to write.
+        truth: What fine-tuning gave: columns target, source, mean.
+        rankings: The rankings: columns target, source, score.
+        estimator: What the rankings are called.
+    """
+    targets = list(dict.fromkeys(truth["target"]))
+    names = list(dict.fromkeys([*rankings["source"], *truth["source"]]))
+    sources = [name for name in names if name != SCRATCH]
+    size = (3.4 + 0.8 * len(sources), 2.4 + 0.4 * len(targets))
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, frame, value, title in (
+        (left, truth, "mean", "accuracy after fine-tuning"),
+        (right, rankings, "score", f"{estimator}: closeness"),
+    ):
+        table = frame.pivot_table(index="target", columns="source", values=value, dropna=False)
+        table = table.reindex(index=targets, columns=sources).astype(float)
+        scaled = table.sub(table.mean(axis=1), axis=0).div(table.std(axis=1), axis=0)
+        image = axes.imshow(scaled.to_numpy(), cmap="cividis_r", vmin=-2, vmax=2, aspect="auto")
+        _mark_best(axes, scaled)
+        axes.set_xticks(range(len(sources)), sources, rotation=60, ha="right")
+        axes.set(title=title, xlabel="source")
+    left.set_yticks(range(len(targets)), targets)
+    left.set_ylabel("target")
+    bar = figure.colorbar(image, ax=[left, right], label="standard deviations from the target's mean (dark is better)")
+    bar.ax.tick_params(labelsize="small")
+    figure.savefig(path)
+
+
+def _dots(axes: Axes, lines: pd.DataFrame, value: str, spread: np.ndarray) -> None:
+    """One dot per source with its error bar; the choice stands out by colour and shape."""
+    errors = np.broadcast_to(np.nan_to_num(spread), (2, len(lines)))
+    for place, number in enumerate(lines[value].to_numpy(dtype=float)):
+        last = place == len(lines) - 1
+        style = {"color": CHOICE, "marker": "D"} if last else {"color": OTHERS, "marker": "o"}
+        axes.errorbar(number, place, xerr=errors[:, place : place + 1], capsize=3, linestyle="none", **style)
+    axes.grid(axis="x", alpha=0.3)
+
+
+def _mark_best(axes: Axes, table: pd.DataFrame) -> None:
+    for row, values in enumerate(table.to_numpy()):
+        if np.isfinite(values).any():
+            axes.plot(int(np.nanargmax(values)), row, marker="*", color="white", markeredgecolor="black", markersize=11)

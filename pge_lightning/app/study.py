@@ -1,0 +1,198 @@
+"""What an evaluation is made of: its sources, targets, seeds and estimators, each as a job of its own."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from pge_lightning.app.build import build_library, build_probe
+from pge_lightning.app.tasks import AUTO, SCRATCH
+from pge_lightning.library import Library
+from pge_lightning.probe import Probe
+
+__all__ = ["Estimator", "Study", "settings_of", "start_study"]
+
+# What may differ between two runs that give the same result.
+INCIDENTAL = {"root", "default_root_dir", "num_workers"}
+ESTIMATOR_KEYS = {"probe", "selector", "data"}
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """A way to rank sources.
+
+    Args:
+        name: What it is called in tables.
+        probe: Its probe.
+        selector: What differs from the group ``selector``.
+        data: What differs from a target's data while its signature is collected.
+    """
+
+    name: str
+    probe: Probe
+    selector: Mapping[str, Any]
+    data: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked evaluation.
+
+    Args:
+        cfg: The whole configuration.
+        sources: Names of the sources.
+        targets: Names of the targets.
+        seeds: Seeds of fine-tuning.
+        estimators: The ways to rank.
+        library: Where the sources are.
+        results: Folder of tables and picture.
+    """
+
+    cfg: DictConfig
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    seeds: tuple[int, ...]
+    estimators: tuple[Estimator, ...]
+    library: Library
+    results: Path
+
+    @property
+    def probes(self) -> list[Probe]:
+        """What every source is collected with: one probe per recipe, with the rungs of all estimators."""
+        merged: dict[str, Probe] = {}
+        for probe in (estimator.probe for estimator in self.estimators):
+            key = json.dumps([probe.recipe, bool(probe.budgets)])
+            known = merged.setdefault(key, probe)
+            merged[key] = replace(known, budgets=tuple({*known.budgets, *probe.budgets}))
+        return list(merged.values())
+
+    def candidates(self, target: str) -> list[str]:
+        """What fine-tuning on a target may start from: all sources but its own, and scratch."""
+        return [*(name for name in self.sources if name != target), SCRATCH]
+
+    def source_job(self, name: str) -> DictConfig:
+        """The configuration that trains a source."""
+        job = self._job(name, self.cfg.evaluate.sources[name])
+        return _merge(job, self.cfg.evaluate.train)
+
+    def target_job(self, name: str, seed: int) -> DictConfig:
+        """The configuration that fine-tunes on a target."""
+        job = self._job(name, self.cfg.evaluate.targets[name])
+        job.seed, job.optimized_metric, job.finetune.test = seed, self.cfg.evaluate.metric, True
+        return _merge(job, self.cfg.evaluate.finetune)
+
+    def ranking_job(self, name: str, estimator: Estimator) -> DictConfig:
+        """The configuration that ranks the sources for a target."""
+        job = self.target_job(name, self.seeds[0])
+        # Other sources may lie in the library; and the target's own is never counted.
+        strangers = [other for other in self.library.names() if other not in self.candidates(name)]
+        overrides = {"data": dict(estimator.data), "selector": {"verbose": False, **estimator.selector}}
+        job = _merge(job, overrides)
+        job.probe = {"_target_": f"{Probe.__module__}.{Probe.__name__}", **asdict(estimator.probe)}
+        job.selector.exclude = sorted({*strangers, *job.selector.exclude})
+        return job
+
+    def _job(self, name: str, data: DictConfig) -> DictConfig:
+        job = copy.deepcopy(self.cfg)
+        OmegaConf.set_struct(job, False)
+        job.data = copy.deepcopy(data)
+        job.name, job.trainer.enable_progress_bar = name, False
+        return job
+
+
+def start_study(cfg: DictConfig) -> Study:
+    """Read and check the node ``evaluate``, and make the folder of the results.
+
+    Args:
+        cfg: The whole configuration.
+
+    Returns:
+        The study.
+
+    Raises:
+        ValueError: If something is missing, malformed or unknown; nothing has been computed then.
+    """
+    node = cfg.evaluate
+    sources, targets, seeds = _chosen(node, "sources"), _chosen(node, "targets"), tuple(node.seeds)
+    if len(set(sources) | set(targets)) < 2 or len(sources) < 2 or not targets:
+        raise ValueError(
+            f"Expected at least two sources and a target, but got {list(sources)} and {list(targets)}. Add them with "
+            "`/data@evaluate.sources.NAME: OPTION` in the defaults of an experiment."
+        )
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"Expected `evaluate.seeds` to be different seeds, but got {list(seeds)}.")
+    library = build_library(cfg.library)
+    for name in sources:
+        library.check_name(name, overwrite=True)
+        if name in (AUTO, SCRATCH):
+            raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
+    estimators = tuple(_estimator(cfg, str(name), entry or {}) for name, entry in node.estimators.items())
+    if not estimators:
+        raise ValueError("Expected at least one entry in `evaluate.estimators`, but got none.")
+    if "://" in str(node.results):
+        raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")
+    results = Path(node.results)
+    results.mkdir(parents=True, exist_ok=True)
+    return Study(cfg, sources, targets, seeds, estimators, library, results)
+
+
+def settings_of(job: DictConfig, *more: object) -> str:
+    """A short hash of what a training depends on; work done under other settings is done again.
+
+    Args:
+        job: The configuration of the training.
+        *more: Anything else that matters, in JSON types.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    groups = ("seed", "data", "model", "trainer", "callbacks", "encoder", "optimized_metric")
+    nodes = {key: job[key] for key in groups}
+    plain = {
+        key: OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        for key, node in nodes.items()
+    }
+    text = json.dumps([_without_incidentals(plain), *more], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
+
+
+def _without_incidentals(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_incidentals(entry) for key, entry in value.items() if key not in INCIDENTAL}
+    return [_without_incidentals(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _merge(job: DictConfig, overrides: object) -> DictConfig:
+    return cast("DictConfig", OmegaConf.merge(job, overrides))
+
+
+def _chosen(node: DictConfig, kind: str) -> tuple[str, ...]:
+    names = [str(name) for name in node[kind]]
+    if node.only is None:
+        return tuple(names)
+    known = {*node.sources, *node.targets}
+    if unknown := [name for name in node.only if name not in known]:
+        raise ValueError(f"Expected `evaluate.only` to name some of {sorted(known)}, but got {unknown}.")
+    return tuple(name for name in names if name in node.only)
+
+
+def _estimator(cfg: DictConfig, name: str, entry: Mapping[str, Any]) -> Estimator:
+    if unknown := sorted(set(entry) - ESTIMATOR_KEYS):
+        raise ValueError(
+            f"Expected the estimator '{name}' to have only the keys {sorted(ESTIMATOR_KEYS)}, but got {unknown}."
+        )
+    probe = entry.get("probe") or {}
+    built = Probe.of(probe) if isinstance(probe, str) else build_probe(_merge(_free(cfg.probe), probe))
+    return Estimator(name, built, dict(entry.get("selector") or {}), dict(entry.get("data") or {}))
+
+
+def _free(cfg: DictConfig) -> DictConfig:
+    """A copy that takes new keys."""
+    free = copy.deepcopy(cfg)
+    OmegaConf.set_struct(free, False)
+    return free

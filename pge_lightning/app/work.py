@@ -1,0 +1,169 @@
+"""The work of an evaluation, piece by piece: none is done twice, and none that fails ends the run."""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import lightning as L
+import pandas as pd
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import Progress, TaskID
+
+from pge_lightning.app.build import build_data, build_selector
+from pge_lightning.app.cells import Cell, CellLog
+from pge_lightning.app.study import Estimator, Study, settings_of
+from pge_lightning.app.tasks import SCRATCH, collect, fit_and_test, seeded_model
+from pge_lightning.errors import PGEError
+from pge_lightning.select import load_encoder
+
+__all__ = ["Worker"]
+
+
+class Worker:
+    """Does what a study asks for, unless the log says that it was done.
+
+    Args:
+        study: The evaluation.
+        log: What was done before, and where to write down what is done now.
+        progress: Shows what is going on.
+    """
+
+    def __init__(self, study: Study, log: CellLog, progress: Progress) -> None:
+        self.study, self.log, self.progress = study, log, progress
+        fits = sum(len(study.candidates(target)) for target in study.targets) * len(study.seeds)
+        self._left = len(study.sources) + fits + len(study.targets) * len(study.estimators)
+        self._bar = progress.add_task("", total=self._left)
+        self._data: tuple[object, L.LightningDataModule] | None = None
+
+    def check_sources(self) -> None:
+        """Refuse to go on with a source that this evaluation trained with other settings.
+
+        Raises:
+            PGEError: If there is one, and it may not be replaced.
+        """
+        stale = [name for name in self.study.sources if self._is_there(name) and not self._is_current(name)]
+        if stale and not self.study.cfg.library.overwrite:
+            raise PGEError(
+                f"Expected the sources in '{self.study.library.root}' to be trained with the settings and probes of "
+                f"this evaluation, but {', '.join(stale)} were trained with others. "
+                "Pass `library.overwrite=true` to train them again, or set another `library.root`."
+            )
+
+    def train(self, name: str) -> Cell:
+        """Train and register a source, unless the library holds it.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            What came of it; the value is the source's own metric.
+        """
+        cell = Cell("", name, self.study.cfg.seed or 0, self._source_settings(name))
+        if self._is_there(name) and self._is_current(name):
+            return self._skip(cell)
+        job = self.study.source_job(name)
+        job.library.overwrite = True  # what may not be replaced was refused before
+        cell = self._do(f"training source '{name}'", cell, lambda: collect(job, self.study.probes))
+        if not cell.reason:
+            own = "" if cell.value is None else f", {job.optimized_metric} {cell.value:.3f}"
+            self.progress.console.print(f"Trained source '{name}' in {cell.seconds:.0f} s{own}.", highlight=False)
+        return cell
+
+    def fine_tune(self, target: str, seed: int) -> list[Cell]:
+        """Fine-tune on a target from every source and from scratch, but for what the log knows.
+
+        Args:
+            target: Its name.
+            seed: Seed of the head's start and of the order of the batches, the same for all of them.
+
+        Returns:
+            What came of it, one cell per source and one for scratch.
+        """
+        cells = [self._fine_tune(target, seed, source) for source in self.study.candidates(target)]
+        seconds = sum(cell.seconds for cell in cells)
+        text = f"Fine-tuned '{target}' {len(cells)} times with seed {seed} in {seconds:.0f} s."
+        self.progress.console.print(text, highlight=False)
+        return cells
+
+    def rank(self, target: str, estimator: Estimator) -> pd.DataFrame:
+        """Rank the sources for a target.
+
+        Args:
+            target: Its name.
+            estimator: How to rank.
+
+        Returns:
+            The ranking's table with the columns target, estimator, budget and score, higher for better; every row
+            has a reason where nothing could be ranked.
+        """
+        self.progress.update(self._bar, description=f"ranking for '{target}' by {estimator.name}")
+        try:
+            job = self.study.ranking_job(target, estimator)
+            datamodule = build_data(job.data)
+            ranking = build_selector(job).rank(seeded_model(job, datamodule), datamodule)
+            frame = ranking.to_pandas().assign(budget=ranking.budget)
+        except Exception as error:  # one target that cannot be ranked must not end the run
+            sources = self.study.candidates(target)[:-1]
+            frame = pd.DataFrame({"source": sources, "gap": math.nan, "status": "failed", "reason": _reason(error)})
+        self.progress.advance(self._bar)
+        return frame.assign(target=target, estimator=estimator.name, score=-frame["gap"])
+
+    def _fine_tune(self, target: str, seed: int, source: str) -> Cell:
+        job, digest = self.study.target_job(target, seed), ""
+        with suppress(PGEError):  # a source that is not there fails when it is loaded
+            digest = "" if source == SCRATCH else self.study.library.open(source).weights_file.sha256
+        cell = Cell(target, source, seed, settings_of(job, digest))
+        if known := self.log.find(cell):
+            return self._skip(known)
+        return self._do(f"fine-tuning '{target}' from '{source}'", cell, lambda: self._fit(job, source))
+
+    def _fit(self, job: DictConfig, source: str) -> float:
+        datamodule = self._open_data(job.data)
+        model = seeded_model(job, datamodule)
+        if source != SCRATCH:
+            load_encoder(model, self.study.library.open(source).load_weights())
+        return fit_and_test(job, model, datamodule)[job.optimized_metric]
+
+    def _open_data(self, cfg: DictConfig) -> L.LightningDataModule:
+        """The data of a target, read once for all that starts from them in turn."""
+        plain = OmegaConf.to_container(cfg, resolve=True)
+        if self._data is None or self._data[0] != plain:
+            self._data = plain, build_data(cfg)
+        return self._data[1]
+
+    def _do(self, text: str, cell: Cell, action: Callable[[], float | None]) -> Cell:
+        self.progress.update(self._bar, description=text)
+        begin = time.perf_counter()
+        try:
+            value, reason = action(), ""
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"Expected a finite metric, but got {value}. Lower the learning rate.")
+        except Exception as error:  # one piece of work that fails must not end the run
+            value, reason = None, _reason(error)
+            self.progress.console.print(f"Failed {text}: {reason}", highlight=False, markup=False)
+        done = replace(cell, value=value, seconds=round(time.perf_counter() - begin, 2), reason=reason)
+        self.log.append(done)
+        self.progress.advance(self._bar)
+        return done
+
+    def _skip(self, cell: Cell) -> Cell:
+        # Taken from the total, not counted as done in no time, which would spoil the estimate of the time left.
+        self._left -= 1
+        self.progress.update(self._bar, total=self._left)
+        return cell
+
+    def _is_there(self, name: str) -> bool:
+        return name in self.study.library.names()
+
+    def _is_current(self, name: str) -> bool:
+        return self.log.trained(name) in {None, self._source_settings(name)}
+
+    def _source_settings(self, name: str) -> str:
+        return settings_of(self.study.source_job(name), [[probe.recipe, probe.budgets] for probe in self.study.probes])
+
+
+def _reason(error: Exception) -> str:
+    """One line that says what went wrong."""
+    return " ".join((str(error) or type(error).__name__).split())
