@@ -17,7 +17,15 @@ from pge_lightning.errors import PGEError
 
 __all__ = ["TaskError", "main", "run"]
 
-READABLE = (PGEError, MisconfigurationException, ValueError, OSError, ImportError, OmegaConfBaseException)
+READABLE = (
+    PGEError,
+    MisconfigurationException,
+    InstantiationException,
+    OmegaConfBaseException,
+    ValueError,
+    OSError,
+    ImportError,
+)
 LIGHTNING = str(Path(L.__file__).parent)
 
 
@@ -56,8 +64,6 @@ def run(cfg: DictConfig) -> float | None:
     _quieten()
     try:
         return _task(cfg)(cfg)
-    except InstantiationException as error:
-        raise TaskError(str(error.__cause__ or error)) from error
     except READABLE as error:
         raise TaskError(str(error)) from error
 
