@@ -80,6 +80,7 @@ class Collector:
         self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
         self.data = self._fingerprint()
         self.device = torch.device(device) if device is not None else next(module.parameters()).device
+        torch.empty(0, device=self.device)  # wakes the device, so that its random state is put back, too
 
     @property
     def budgets(self) -> list[int]:

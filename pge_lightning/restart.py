@@ -1,6 +1,7 @@
 """Restart: seeded re-initialisation of every weight unit, equal for all data sets where the encoder is equal."""
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -64,7 +65,7 @@ def _filled_units(factory: Factory) -> list[str | None]:
 
 
 def _rebuild(factory: Factory) -> Initialiser:
-    """Build a fresh module with the user's own code and copy its values."""
+    """Build a fresh module with the user's own code and copy its values; buffers it lacks stay as they are."""
     names = _filled_units(factory)
 
     def filled(number: int, _: Any) -> str | None:
@@ -74,15 +75,16 @@ def _rebuild(factory: Factory) -> Initialiser:
         seed_all(seed)
         with _KeyedRandomness(seed, filled):
             fresh = factory()
-        values = _state(fresh)
+        values, weights = _state(fresh), dict(module.named_parameters())
         for name, unit in _state(module).items():
             value = values.get(name)
-            if value is None or value.shape != unit.shape:
+            if value is not None and value.shape == unit.shape:
+                unit.data.copy_(value.data)
+            elif name in weights:
                 raise PGEError(
                     f"Expected the factory's module to hold '{name}' of shape {list(unit.shape)}, but got "
                     f"{'nothing' if value is None else list(value.shape)}. Give a factory of the same module."
                 )
-            unit.data.copy_(value.data)
 
     return initialise
 
@@ -131,6 +133,9 @@ def _from_hyperparameters(module: nn.Module) -> Factory | None:
     saved = dict(module.hparams) if isinstance(module, pl.LightningModule) else {}
     if not saved or any(isinstance(value, nn.Module) for value in tree_leaves(saved)):
         return None
+    accepted = inspect.signature(type(module)).parameters
+    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
+        saved = {name: value for name, value in saved.items() if name in accepted}
     factory: Factory = partial(type(module), **saved)
     try:
         with isolated_randomness():

@@ -1,6 +1,8 @@
 """Samples: random access to what a loader would train on, without moving the loader."""
 
 import hashlib
+import io
+import pickle  # ruff: ignore[suspicious-pickle-import] (written for its hash, never read)
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_structure
+from torch.utils._pytree import tree_flatten, tree_map, tree_structure
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Subset, TensorDataset, default_collate
 
 from pge_lightning.distributed import everywhere
@@ -37,13 +39,20 @@ class SamplePool(ABC):
 
     def fingerprint(self) -> str:
         """A hash over the number of samples and the content of up to 256 of them, evenly spaced."""
-        digest = hashlib.blake2b(str(len(self)).encode(), digest_size=8)
         with isolated_randomness(seed=0):
             batch = self.batch(np.linspace(0, len(self) - 1, min(len(self), 256)).astype(int).tolist())
-        for leaf in tree_leaves(batch):
-            value = leaf.detach().cpu().numpy() if isinstance(leaf, Tensor) else leaf
-            digest.update(value.tobytes() if isinstance(value, np.ndarray) else str(value).encode())
-        return digest.hexdigest()
+        content = io.BytesIO()
+        _ContentPickler(content).dump((len(self), batch))
+        return hashlib.blake2b(content.getvalue(), digest_size=8).hexdigest()
+
+
+class _ContentPickler(pickle.Pickler):
+    """Writes batches of any type, as workers could send them, with the values of tensors and not their addresses."""
+
+    def persistent_id(self, value: Any) -> bytes | None:
+        if not isinstance(value, Tensor):
+            return None
+        return value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
 
 
 class _Part(SamplePool):

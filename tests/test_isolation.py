@@ -51,6 +51,14 @@ def test_global_randomness_is_put_back(seed, error):
     assert (inside == expected) is (seed is None)
 
 
+def test_seeding_leaves_devices_that_are_not_in_use_alone(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda _: pytest.fail("bound a device that is not in use"))
+    if torch.cuda.is_initialized():
+        pytest.skip("a device is in use")
+    seed_all(1)
+    assert torch.initial_seed() == 1
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_randomness_of_devices_is_put_back():
     torch.cuda.manual_seed_all(1)

@@ -249,6 +249,29 @@ def test_hyper_parameters_that_do_not_suffice_are_left_aside():
         assert module.encoder.weight.abs().max() < 3**-0.5
 
 
+def test_hyper_parameters_of_a_parent_are_left_to_the_parent():
+    class Child(Saved):
+        def __init__(self, num_classes):
+            super().__init__(num_classes)
+            nn.init.constant_(self.head.weight, 0.25)
+
+    class Open(Child):
+        def __init__(self, num_classes, **others):
+            super().__init__(num_classes)
+            self.save_hyperparameters()
+
+    for module in (Child(3), Open(3, unused=1)):
+        make_initialiser(module)(module, 0)
+        assert module.head.weight.eq(0.25).all()
+
+
+def test_buffers_that_a_constructor_does_not_make_stay_as_they_are():
+    module = Saved(3)
+    module.register_buffer("queue", torch.full((3,), 4.0))
+    make_initialiser(module)(module, 0)
+    assert module.queue.eq(4.0).all()
+
+
 @pytest.mark.parametrize("classes", [4, None])
 def test_a_factory_of_another_module_is_refused(classes):
     module = Swept(3)

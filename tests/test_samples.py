@@ -313,3 +313,20 @@ def test_a_probe_without_restarts_makes_a_single_pass():
     batches = [draw(640, 640, probe, restart) for restart in range(10)]
     assert [[len(batch) for batch in each] for each in batches] == [[64]] * 10
     assert sorted(index for each in batches for batch in each for index in batch) == list(range(640))
+
+
+class Pair:
+    """A batch type that no library knows."""
+
+    def __init__(self, items):
+        self.inputs, self.labels = (torch.stack(column) for column in zip(*items, strict=True))
+
+
+def test_fingerprints_of_batches_of_any_type_tell_their_content():
+    def fingerprint(shift):
+        inputs, labels = points(40).tensors
+        loader = DataLoader(TensorDataset(inputs + shift, labels), 8, collate_fn=Pair)
+        return sample_pool(loader, TINY).fingerprint()
+
+    one, again, other = (fingerprint(shift) for shift in (0, 0, 1))
+    assert one == again != other
