@@ -451,6 +451,16 @@ def test_data_without_a_target_is_refused():
         build_data(OmegaConf.create({"name": "digits"}))
 
 
+def test_data_with_an_unknown_option_is_refused():
+    with pytest.raises(ValueError, match=r"arguments that pge_lightning\.data\.Gray28 takes.*'colour'"):
+        build_data(OmegaConf.create({"_target_": "pge_lightning.data.Gray28", "name": "x", "root": "y", "colour": 1}))
+
+
+def test_evaluate_is_one_of_the_tasks(tmp_path):
+    with pytest.raises(TaskError, match="evaluate"):
+        do(tmp_path, "task=evaluate")
+
+
 def test_configured_callbacks_come_before_those_of_the_task():
     cfg = OmegaConf.create({
         "trainer": {"_target_": "lightning.Trainer", "accelerator": "cpu", "enable_checkpointing": False},
