@@ -1,7 +1,7 @@
 """`pge task=evaluate`: rank as the selector does, really fine-tune from everything, and compare the two."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pandas as pd
@@ -52,7 +52,7 @@ def _progress() -> Progress:
 
 
 @contextmanager
-def _muted() -> Iterator[None]:
+def _muted() -> Generator[None, None, None]:
     """Keep the news of single trainings from between the lines of the progress."""
     loggers = [logging.getLogger(f"lightning.{part}.utilities.rank_zero") for part in ("pytorch", "fabric")]
     levels = [logger.level for logger in loggers]

@@ -32,8 +32,8 @@ def plot_target(path: Path, truth: pd.DataFrame, ranking: pd.DataFrame, estimato
     spread = np.array([lines["gap"] - lines["low"], lines["high"] - lines["gap"]], dtype=float)
     _dots(left, lines, "gap", spread)
     _dots(right, lines, "mean", lines["standard_deviation"].to_numpy(dtype=float))
-    left.set(xlabel=f"{estimator}: gap with 95 % interval (smaller is closer)")
-    right.set(xlabel="accuracy after fine-tuning, mean and standard deviation over seeds")
+    left.set(xlabel="gap with 95 % interval (smaller is closer)", title=f"before: {estimator}")
+    right.set(xlabel="mean accuracy and standard deviation over seeds", title="after fine-tuning")
     scratch = truth.loc[truth["source"] == SCRATCH, "mean"].dropna()
     if len(scratch):
         right.axvline(float(scratch.iloc[0]), color=BASE, linestyle="--", label="from scratch")
@@ -44,7 +44,7 @@ def plot_target(path: Path, truth: pd.DataFrame, ranking: pd.DataFrame, estimato
 
 
 def plot_targets(path: Path, truth: pd.DataFrame, rankings: pd.DataFrame, estimator: str) -> None:
-    """Draw two heat maps side by side, targets down and sources across: fine-tuning's gain, and closeness.
+    """Draw two heat maps side by side, targets down and sources across: closeness, and what fine-tuning gave.
 
     Both are standardised per target, as sources are compared within a target only; dark is better in both.
 
@@ -55,26 +55,27 @@ def plot_targets(path: Path, truth: pd.DataFrame, rankings: pd.DataFrame, estima
         estimator: What the rankings are called.
     """
     targets = list(dict.fromkeys(truth["target"]))
-    names = list(dict.fromkeys([*rankings["source"], *truth["source"]]))
-    sources = [name for name in names if name != SCRATCH]
-    size = (3.4 + 0.8 * len(sources), 2.4 + 0.4 * len(targets))
+    known = dict.fromkeys([*rankings["source"], *truth["source"]])
+    sources = sorted((name for name in known if name != SCRATCH), key=lambda name: (name not in targets, name))
+    size = (max(9.0, 3 + 0.7 * len(sources)), 2.6 + 0.4 * len(targets))
     figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, frame, value, title in (
-        (left, truth, "mean", "accuracy after fine-tuning"),
-        (right, rankings, "score", f"{estimator}: closeness"),
+        (left, rankings, "score", f"before: closeness by {estimator}"),
+        (right, truth, "mean", "after fine-tuning: accuracy"),
     ):
         table = frame.pivot_table(index="target", columns="source", values=value, dropna=False)
         table = table.reindex(index=targets, columns=sources).astype(float)
         scaled = table.sub(table.mean(axis=1), axis=0).div(table.std(axis=1), axis=0)
         image = axes.imshow(scaled.to_numpy(), cmap="cividis_r", vmin=-2, vmax=2, aspect="auto")
         _mark_best(axes, scaled)
-        axes.set_xticks(range(len(sources)), sources, rotation=60, ha="right")
-        axes.set(title=title, xlabel="source")
+        axes.set_xticks(range(len(sources)), sources, rotation=60, ha="right", rotation_mode="anchor")
+        axes.set_title(title, fontsize="medium")
+        axes.set_xlabel("source")
     left.set_yticks(range(len(targets)), targets)
     left.set_ylabel("target")
-    bar = figure.colorbar(image, ax=[left, right], label="standard deviations from the target's mean (dark is better)")
-    bar.ax.tick_params(labelsize="small")
+    figure.colorbar(image, ax=[left, right], label="standard deviations\nfrom the row's mean")
+    figure.suptitle("Dark is better within a row; a star marks its best source", fontsize="medium")
     figure.savefig(path)
 
 
@@ -82,9 +83,8 @@ def _dots(axes: Axes, lines: pd.DataFrame, value: str, spread: np.ndarray) -> No
     """One dot per source with its error bar; the choice stands out by colour and shape."""
     errors = np.broadcast_to(np.nan_to_num(spread), (2, len(lines)))
     for place, number in enumerate(lines[value].to_numpy(dtype=float)):
-        last = place == len(lines) - 1
-        style = {"color": CHOICE, "marker": "D"} if last else {"color": OTHERS, "marker": "o"}
-        axes.errorbar(number, place, xerr=errors[:, place : place + 1], capsize=3, linestyle="none", **style)
+        color, form = (CHOICE, "D") if place == len(lines) - 1 else (OTHERS, "o")
+        axes.errorbar(number, place, xerr=errors[:, place : place + 1], capsize=3, color=color, fmt=form)
     axes.grid(axis="x", alpha=0.3)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
@@ -13,21 +14,22 @@ from pge_lightning.app.judge import baselines, judge, overall, seed_agreement, t
 from pge_lightning.app.plot import plot_target, plot_targets
 from pge_lightning.app.quality import CONVENTION
 from pge_lightning.app.study import Study
-from pge_lightning.app.tasks import SCRATCH
 
 __all__ = ["report"]
 
 # Column of the results, its heading, and how its values are written.
 COLUMNS = (
     ("estimator", "estimator", "{}"),
-    ("weighted_tau", "weighted tau", "{:+.2f}"),
+    ("weighted_tau", "weighted\ntau", "{:+.2f}"),
     ("spearman", "Spearman", "{:+.2f}"),
     ("regret", "regret", "{:.1f}"),
     ("top_1", "top-1", "{:.2f}"),
-    ("rank", "rank of choice", "{:.1f}"),
-    ("gain", "gain over scratch", "{:+.1f}"),
+    ("rank", "rank of\nchoice", "{:.1f}"),
+    ("gain", "gain over\nscratch", "{:+.1f}"),
     ("targets", "targets", "{}"),
 )
+# Narrow, so that all measures fit on 80 columns.
+_LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 
 
 def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float | None:
@@ -49,7 +51,7 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
     means = overall(results)
     for name, frame in (("truth", truth), ("rankings", rankings), ("results", results)):
         frame.to_csv(study.results / f"{name}.csv", index=False)
-    notes = _notes(study, cells)
+    notes = _notes(study, cells, results)
     _write_summary(study, means, notes)
     _draw(study, truth, rankings)
     console = Console()
@@ -61,7 +63,7 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
     return None if math.isnan(tau) else tau
 
 
-def _notes(study: Study, cells: Sequence[Cell]) -> list[str]:
+def _notes(study: Study, cells: Sequence[Cell], results: pd.DataFrame) -> list[str]:
     failed = sum(bool(cell.reason) for cell in cells)
     notes = [
         f"{len(study.sources)} sources, {len(study.targets)} target{'s' * (len(study.targets) > 1)}, "
@@ -71,7 +73,11 @@ def _notes(study: Study, cells: Sequence[Cell]) -> list[str]:
     ]
     agreement = seed_agreement(cells)
     if not math.isnan(agreement):
-        notes.append(f"One half of the fine-tuning seeds ranks the sources as the other does to Spearman {agreement:.2f}.")
+        notes.append(
+            f"One half of the seeds ranks the sources as the other half does to a Spearman of {agreement:.2f}."
+        )
+    for name, part in results[results["reason"] != ""].groupby("estimator", sort=False):
+        notes.append(f"Not ranked by {name} for {', '.join(part['target'])}: {part['reason'].iloc[0]}")
     return notes
 
 
@@ -84,17 +90,17 @@ def _draw(study: Study, truth: pd.DataFrame, rankings: pd.DataFrame) -> None:
 def _target_table(study: Study, target: str, truth: pd.DataFrame, rankings: pd.DataFrame) -> Table:
     """What fine-tuning gave from each source, the best first, beside each estimator's gap and rank."""
     names = [estimator.name for estimator in study.estimators]
-    table = Table("source", title=f"Target '{target}'", box=SIMPLE_HEAD)
-    for heading in (*(f"{name}: gap (rank)" for name in names), f"{study.cfg.evaluate.metric} after fine-tuning", ""):
-        table.add_column(heading)
-    ranked = rankings[rankings["target"] == target]
-    gave = truth[truth["target"] == target]
-    for source, mean, spread, reason in gave[["source", "mean", "standard_deviation", "reason"]].itertuples(index=False):
+    table = Table(title=f"Target '{target}': gap (rank), and what fine-tuning gave", **_LOOK)
+    for heading in ("source", *names, study.cfg.evaluate.metric, ""):
+        table.add_column(heading, no_wrap=heading not in names)
+    ranked, gave = rankings[rankings["target"] == target], truth[truth["target"] == target]
+    columns = gave[["source", "mean", "standard_deviation", "reason"]]
+    for source, mean, spread, reason in columns.itertuples(index=False):
         lines = [_line(ranked, name, source) for name in names]
-        marks = [f"choice of {name}" for name, line in zip(names, lines, strict=True) if line.endswith("(1)")]
+        marks = ["choice"] if lines[0].endswith("(1)") else []
         marks += ["best"] if mean == gave["mean"].max() else []
         value = "-" if math.isnan(mean) else f"{mean:.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}")
-        table.add_row(source, *lines, value, ", ".join([*marks, reason] if reason else marks))
+        table.add_row(source, *lines, value, ", ".join(marks) if not reason else f"failed: {reason}")
     return table
 
 
@@ -110,20 +116,22 @@ def _cells(means: pd.DataFrame) -> list[list[str]]:
     """The overall table as text; a dash where a measure is not defined."""
     rows = means[[name for name, _, _ in COLUMNS]].itertuples(index=False)
     forms = [form for _, _, form in COLUMNS]
-    return [["-" if pd.isna(value) else form.format(value) for form, value in zip(forms, row, strict=True)] for row in rows]
+    return [
+        ["-" if pd.isna(value) else form.format(value) for form, value in zip(forms, row, strict=True)] for row in rows
+    ]
 
 
 def _overall_table(means: pd.DataFrame) -> Table:
-    table = Table(title="How well the sources were ranked, mean over targets", box=SIMPLE_HEAD)
+    table = Table(title="How well the sources were ranked, mean over targets", **_LOOK)
     for place, (_, heading, _) in enumerate(COLUMNS):
-        table.add_column(heading, justify="right" if place else "left", no_wrap=not place)
+        table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
     for row in _cells(means):
         table.add_row(*row)
     return table
 
 
 def _write_summary(study: Study, means: pd.DataFrame, notes: Sequence[str]) -> None:
-    head = [[heading for _, heading, _ in COLUMNS], ["---", *["---:"] * (len(COLUMNS) - 1)]]
+    head = [[heading.replace("\n", " ") for _, heading, _ in COLUMNS], ["---", *["---:"] * (len(COLUMNS) - 1)]]
     lines = [f"| {' | '.join(row)} |" for row in (*head, *_cells(means))]
     text = "\n".join([*lines, "", *notes, ""])
     (study.results / "summary.md").write_text(text, encoding="utf-8")

@@ -119,7 +119,7 @@ def start_study(cfg: DictConfig) -> Study:
     """
     node = cfg.evaluate
     sources, targets, seeds = _chosen(node, "sources"), _chosen(node, "targets"), tuple(node.seeds)
-    if len(set(sources) | set(targets)) < 2 or len(sources) < 2 or not targets:
+    if len(sources) < 2 or not targets:
         raise ValueError(
             f"Expected at least two sources and a target, but got {list(sources)} and {list(targets)}. Add them with "
             "`/data@evaluate.sources.NAME: OPTION` in the defaults of an experiment."
@@ -131,9 +131,8 @@ def start_study(cfg: DictConfig) -> Study:
         library.check_name(name, overwrite=True)
         if name in (AUTO, SCRATCH):
             raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
-    estimators = tuple(_estimator(cfg, str(name), entry or {}) for name, entry in node.estimators.items())
-    if not estimators:
-        raise ValueError("Expected at least one entry in `evaluate.estimators`, but got none.")
+    entries = node.estimators or {"gap": {}}
+    estimators = tuple(_estimator(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
         raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")
     results = Path(node.results)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import lightning as L
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-from rich.progress import Progress, TaskID
+from rich.progress import Progress
 
 from pge_lightning.app.build import build_data, build_selector
 from pge_lightning.app.cells import Cell, CellLog
@@ -81,9 +81,11 @@ class Worker:
         Returns:
             What came of it, one cell per source and one for scratch.
         """
+        left = self._left
         cells = [self._fine_tune(target, seed, source) for source in self.study.candidates(target)]
-        seconds = sum(cell.seconds for cell in cells)
-        text = f"Fine-tuned '{target}' {len(cells)} times with seed {seed} in {seconds:.0f} s."
+        earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
+        seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
+        text = f"Fine-tuned '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
         self.progress.console.print(text, highlight=False)
         return cells
 
