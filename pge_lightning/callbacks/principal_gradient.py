@@ -1,10 +1,10 @@
 """The callback that collects a source's signatures and registers it."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from pge_lightning.callbacks.phase import check_strategy, is_dev_run, phase, phase_context, resumed
 from pge_lightning.collect import Collector
-from pge_lightning.distributed import gather
+from pge_lightning.distributed import everywhere
 from pge_lightning.encoder import EncoderSpec, encoder_state
 from pge_lightning.errors import PGEError
 from pge_lightning.library import Library
@@ -25,6 +25,8 @@ from pge_lightning.signature import Signature
 from pge_lightning.source import Source, SourceFacts
 
 __all__ = ["PrincipalGradientCallback"]
+
+T = TypeVar("T")
 
 
 class PrincipalGradientCallback(Callback):
@@ -86,7 +88,7 @@ class PrincipalGradientCallback(Callback):
         self.source: Source | None = None
         self._files: list[str] = []
         self._facts: dict[str, Any] = {}
-        self._begin = 0.0
+        self._begin: float | None = None
 
     @property
     @override
@@ -103,12 +105,13 @@ class PrincipalGradientCallback(Callback):
                 "`stop_after_collecting` is not supported with `min_epochs` or `min_steps`. Please leave them unset."
             )
         if not is_dev_run(trainer) and not self._files:
-            self._on_rank_zero(trainer, self._check_library)
+            _on_rank_zero(trainer, self._check_library)
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        trainer.should_stop = trainer.should_stop or self.stop_after_collecting
         self._begin = time.perf_counter()
-        if self.signatures or self._files:
+        if self._files:
             return
         if resumed(trainer):
             rank_zero_warn(
@@ -118,14 +121,16 @@ class PrincipalGradientCallback(Callback):
         with phase(trainer, f"{type(self).__name__}.collect"):
             self._collect(trainer, pl_module)
         self._begin = time.perf_counter()
-        if self.stop_after_collecting:
-            trainer.should_stop = True
 
     @override
     def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
+        if self._begin is None:
+            rank_zero_warn(f"Source '{self.name}' is not registered: without batches or epochs there was no training.")
+        if self._files:
+            self._facts["seconds_training"] += self._elapsed()
+        self._begin = None
         if not trainer.is_global_zero or not self._files or self.source is not None:
             return
-        self._facts["seconds_training"] += time.perf_counter() - self._begin
         facts = SourceFacts(**self._facts, **self._metric(trainer), created=datetime.now(timezone.utc).isoformat())
         try:
             weights = encoder_state(pl_module, self.encoder)
@@ -137,7 +142,7 @@ class PrincipalGradientCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        seconds = self._facts.get("seconds_training", 0.0) + time.perf_counter() - self._begin
+        seconds = self._facts.get("seconds_training", 0.0) + self._elapsed()
         return {"files": list(self._files), "facts": {**self._facts, "seconds_training": seconds}}
 
     @override
@@ -145,21 +150,13 @@ class PrincipalGradientCallback(Callback):
         self._files = list(state_dict.get("files", []))
         self._facts = dict(state_dict.get("facts", {}))
 
+    def _elapsed(self) -> float:
+        """Seconds since the training started or went on."""
+        return 0.0 if self._begin is None else time.perf_counter() - self._begin
+
     def _check_library(self) -> None:
         self.library.check_name(self.name, self.overwrite)
         self.library.check_writable()
-
-    def _on_rank_zero(self, trainer: "pl.Trainer", action: Any) -> None:
-        """Run something on rank zero, and raise its error on every rank."""
-        failure = None
-        if trainer.is_global_zero:
-            try:
-                action()
-            except (PGEError, ValueError) as error:
-                failure = error
-        failure = gather(failure)[0] if trainer.world_size > 1 else failure
-        if failure is not None:
-            raise failure
 
     def _collect(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         loader, context = phase_context(trainer)
@@ -167,6 +164,7 @@ class PrincipalGradientCallback(Callback):
         probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if is_dev_run(trainer) else self.probes
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
+        self.signatures = []
         for collector, budget in plan:
             signature = collector.collect(budget)
             rank_zero_info(
@@ -175,7 +173,7 @@ class PrincipalGradientCallback(Callback):
             )
             self.signatures.append(signature)
         if not is_dev_run(trainer):
-            self._on_rank_zero(trainer, self._store)
+            self._files = _on_rank_zero(trainer, self._store)
             self._facts = {
                 "encoder": str(self.encoder),
                 "classes": self.classes or getattr(context["datamodule"], "num_classes", None),
@@ -184,8 +182,8 @@ class PrincipalGradientCallback(Callback):
                 "seconds_training": 0.0,
             }
 
-    def _store(self) -> None:
-        self._files = [self.library.put_signature(self.name, signature) for signature in self.signatures]
+    def _store(self) -> list[str]:
+        return [self.library.put_signature(self.name, signature) for signature in self.signatures]
 
     def _metric(self, trainer: "pl.Trainer") -> dict[str, Any]:
         """The recorded metric, and all others that were logged."""
@@ -193,6 +191,12 @@ class PrincipalGradientCallback(Callback):
         chosen = self.metric or getattr(trainer.checkpoint_callback, "monitor", None)
         known = chosen if chosen in logged else None
         return {"metric": known, "value": logged[known] if known else None, "extra": {"metrics": logged}}
+
+
+def _on_rank_zero(trainer: "pl.Trainer", action: Callable[[], T]) -> T:
+    """Run something on rank zero; its result, or its error, reaches every rank."""
+    results = everywhere(lambda: action() if trainer.is_global_zero else None, trainer.world_size > 1)
+    return cast(T, results[0])
 
 
 def _tiny(probe: Probe, batch_size: int | None) -> Probe:
