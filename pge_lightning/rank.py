@@ -5,7 +5,9 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 import torch
 from rich.box import SIMPLE_HEAD
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from pge_lightning.collect import Collector
 from pge_lightning.errors import PGEError
@@ -16,6 +18,22 @@ from pge_lightning.signature import Signature
 from pge_lightning.source import Source, SourceFacts
 
 __all__ = ["RankedSource", "Ranking", "noise_floor", "rank_sources"]
+
+_COLUMNS = {
+    "rank": "Int64",
+    "source": "object",
+    "gap": "float64",
+    "standard_error": "float64",
+    "low": "float64",
+    "high": "float64",
+    "tied": "bool",
+    "classes": "Int64",
+    "samples": "Int64",
+    "metric": "object",
+    "value": "float64",
+    "status": "object",
+    "reason": "object",
+}
 
 
 @dataclass(frozen=True)
@@ -94,20 +112,22 @@ class Ranking:
                 "status": line.status,
                 "reason": line.reason,
             })
-        return pd.DataFrame(rows).astype({"rank": "Int64", "classes": "Int64", "samples": "Int64"})
+        return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
 
-    def __rich__(self) -> Table:
-        """The table that is printed."""
+    def __rich__(self) -> Group:
+        """The table that is printed, and below it why sources failed."""
         title = f"{self.kind} gap to the target, smaller is closer (probe '{self.probe}', {self.budget} samples)"
         floor = self.noise_floor
         caption = floor and f"noise floor at {floor.budget} samples: {floor.value:.3f} ± {floor.standard_error:.3f}"
-        table = Table("rank", "source", "gap", "95 % interval", "", "classes", "samples", "own metric", "status")
-        table.title, table.caption, table.box = title, caption or None, SIMPLE_HEAD
-        for column in table.columns[:-1]:
-            column.no_wrap = True
+        table = Table("rank", "source", "gap", "95 % interval", "classes", "samples", "own metric", "status")
+        table.title, table.caption, table.box, table.padding = title, caption or None, SIMPLE_HEAD, (0, 1, 0, 0)
+        for column in table.columns:
+            # On a narrow terminal names fold, so that numbers stay whole.
+            column.no_wrap, column.overflow = column.header not in ("source", "own metric"), "fold"
         for number, line in enumerate(self.sources, start=1):
             table.add_row(*_cells(number, line))
-        return table
+        reasons = [Text(f"{line.name} {line.status}: {line.reason}") for line in self.sources if line.reason]
+        return Group(table, *reasons)
 
 
 def rank_sources(
@@ -149,11 +169,10 @@ def _cells(number: int, line: RankedSource) -> tuple[str, ...]:
         line.name,
         f"{gap.value:.4f}" if gap else "-",
         f"{gap.low:.3f}-{gap.high:.3f}" if gap else "-",
-        "tied" if line.tied else "",
         str(facts.classes) if facts and facts.classes is not None else "-",
         str(facts.samples) if facts else "-",
         f"{facts.metric} {facts.value:.3f}" if facts and facts.value is not None else "-",
-        line.status if not line.reason else f"{line.status}: {line.reason}",
+        "tied" if line.tied else line.status,
     )
 
 

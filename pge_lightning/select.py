@@ -8,13 +8,14 @@ from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.collect import Collector
 from pge_lightning.encoder import EncoderSpec
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import KINDS, Kind
 from pge_lightning.isolation import isolated_randomness
 from pge_lightning.library import Library
@@ -209,7 +210,7 @@ class SourceSelector:
                 **context,
             },
         )
-        target = self.signature(collector, self._common_budget(collector.budgets, sources))
+        target = self.signature(collector, self._common_budget(collector, sources))
         ranking = rank_sources(target, sources, self.kind, noise_floor(collector, self.kind) if self.floor else None)
         if self.verbose:
             Console().print(ranking)
@@ -227,7 +228,10 @@ class SourceSelector:
         if stored is not None and collector.fits(stored, budget):
             return stored
         fresh = collector.collect(budget)
-        self.library.put_target(fresh)
+        try:
+            self.library.put_target(fresh)
+        except ArtifactError as error:
+            rank_zero_warn(f"The target's signature is not kept for later: {error}")
         return fresh
 
     def _open_sources(self) -> dict[str, Source | Exception]:
@@ -242,11 +246,11 @@ class SourceSelector:
 
     def _agreeing_encoder(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> EncoderSpec:
         """The longest set of units of a source that the model has too, name by name and shape by shape."""
-        own = {name: list(unit.shape) for name, unit in model.named_parameters()}
+        own = {name: unit.shape for name, unit in model.named_parameters()}
         found = set()
         for source in [source for source in sources.values() if isinstance(source, Source)]:
             stored = _attempt(source.load_signature, source.signatures[0]) if source.signatures else None
-            if isinstance(stored, Signature) and stored.fingerprint["shapes"].items() <= own.items():
+            if isinstance(stored, Signature) and _shapes(stored).items() <= own.items():
                 found.add(frozenset(stored.units))
         longest = [units for units in found if len(units) == max(map(len, found))]
         if not longest:
@@ -258,21 +262,31 @@ class SourceSelector:
             )
         return lambda _: longest[0]
 
-    def _common_budget(self, rungs: list[int], sources: Mapping[str, Source | Exception]) -> int:
+    def _common_budget(self, collector: Collector, sources: Mapping[str, Source | Exception]) -> int:
         """The rung to compare at."""
-        if self.budget is not None:
-            if self.probe.budgets and self.budget not in rungs:
-                raise PGEError(
-                    f"Expected `budget` to be a rung that the target fills, one of {rungs}, but got {self.budget}."
-                )
-            return self.budget
-        held = [
-            budgets
-            for source in sources.values()
-            if isinstance(source, Source)
-            and (budgets := {entry.budget for entry in source.signatures if entry.recipe == self.probe.recipe})
-        ]
-        return max((rung for rung in rungs if all(rung in budgets for budgets in held)), default=rungs[-1])
+        rungs = collector.budgets
+        if self.budget is not None and self.probe.budgets and self.budget not in rungs:
+            raise PGEError(
+                f"Expected `budget` to be a rung that the target fills, one of {rungs}, but got {self.budget}."
+            )
+        if self.budget is not None or not self.probe.budgets:
+            return self.budget or rungs[-1]
+        own = {name: unit.shape for name, unit in collector.module.named_parameters() if name in collector.units}
+        opened = [source for source in sources.values() if isinstance(source, Source)]
+        agreed = (rung for rung in reversed(rungs) if all(self._agrees(source, rung, own) for source in opened))
+        return next(agreed, rungs[-1])
+
+    def _agrees(self, source: Source, rung: int, own: Mapping[str, torch.Size]) -> bool:
+        """Whether a source holds a rung; one that could not be compared at any other rung either has no say."""
+        entries = [entry for entry in source.signatures if entry.recipe == self.probe.recipe]
+        if rung in {entry.budget for entry in entries}:
+            return True
+        stored = (_attempt(source.load_signature, entry) for entry in entries)
+        return not any(isinstance(signature, Signature) and _shapes(signature) == own for signature in stored)
+
+
+def _shapes(signature: Signature) -> dict[str, torch.Size]:
+    return {name: stack.shape[1:] for name, stack in signature.units.items()}
 
 
 def _attempt(action: Callable[[S], T], of: S) -> T | Exception:
@@ -288,7 +302,8 @@ def _training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
     if not isinstance(data, pl.LightningDataModule):
         return data, None
     with isolated_randomness():
-        datamodule = copy.deepcopy(data)
+        # Shared, not copied: a Trainer that used the data module before holds models, loggers and locks.
+        datamodule = copy.deepcopy(data, {id(data.trainer): data.trainer})
         datamodule.prepare_data()
         datamodule.setup("fit")
         return datamodule.train_dataloader(), datamodule
