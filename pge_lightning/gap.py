@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from pge_lightning.functional.gap import KINDS, Kind, layerwise_gap, left_out_gaps, principal_gradient_gap
+from pge_lightning.functional.gap import (
+    KINDS,
+    Kind,
+    kernelwise_gap,
+    layerwise_gap,
+    left_out_gaps,
+    principal_gradient_gap,
+)
 from pge_lightning.signature import Signature
 
 __all__ = ["KINDS", "Gap", "compare", "paired_difference", "tied"]
@@ -21,7 +28,7 @@ class Gap:
         standard_error: Standard error of `value` over restarts; nan where there is one restart only.
         low: Lower end of the confidence interval, at least 0; nan where there is one restart only.
         high: Upper end; at most 2 but for the published kind, which has no bound.
-        per_restart: One value per restart: the gap of that restart (layerwise), or its jackknife pseudo-value.
+        per_restart: One value per restart: the gap of that restart (kernelwise, layerwise), or its jackknife pseudo-value.
         kind: The formula, one of ``KINDS``.
         budget: Samples that each restart drew from the target.
     """
@@ -35,17 +42,17 @@ class Gap:
     budget: int
 
 
-def compare(source: Signature, target: Signature, kind: Kind = "layerwise", confidence: float = 0.95) -> Gap:
+def compare(source: Signature, target: Signature, kind: Kind = "kernelwise", confidence: float = 0.95) -> Gap:
     """Gap between two signatures with its standard error and Student-t interval over restarts.
 
-    The layerwise gap is a mean over restarts, which are independent draws, so its error is that of a mean. The other
+    The kernelwise and layerwise gaps are means over restarts, which are independent draws, so that their error is that of a mean. The other
     kinds are functions of a mean gradient; theirs comes from the jackknife, which leaves one restart out at a time
     (Tukey 1958; Efron and Tibshirani 1993, chapter 11).
 
     Args:
         source: Signature of the data set that a checkpoint was trained on.
         target: Signature of the data set to be fine-tuned on.
-        kind: ``"layerwise"``, ``"unit"`` or ``"published"``.
+        kind: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
         confidence: Probability that the interval covers the gap of infinitely many restarts, in (0, 1).
 
     Returns:
@@ -91,7 +98,7 @@ def paired_difference(a: Gap, b: Gap, confidence: float = 0.95) -> tuple[float, 
 
     Returns:
         Mean, low and high; a negative mean says that `a` is nearer. The interval is nan with one restart. For kinds
-        other than layerwise the mean is that of pseudo-values, free of the first-order bias of ``a.value - b.value``.
+        other than kernelwise and layerwise the mean is that of pseudo-values, free of the first-order bias of ``a.value - b.value``.
 
     Raises:
         ValueError: If the gaps differ in kind, budget or number of restarts, or `confidence` is out of range.
@@ -140,8 +147,8 @@ def tied(a: Gap, b: Gap, confidence: float = 0.95) -> bool:
 
 
 def _estimate(source: Signature, target: Signature, kind: Kind) -> tuple[float, tuple[float, ...]]:
-    if kind == "layerwise" and source.probe.paired:
-        gaps = layerwise_gap(source.units, target.units)
+    if kind in ("kernelwise", "layerwise") and source.probe.paired:
+        gaps = (kernelwise_gap if kind == "kernelwise" else layerwise_gap)(source.units, target.units)
         return float(gaps.mean()), tuple(gaps.tolist())
     value = float(principal_gradient_gap(source.units, target.units, kind))
     count = len(next(iter(source.units.values())))

@@ -147,7 +147,7 @@ def test_rank_writes_a_table_with_the_nearest_source_first(folder, capsys, monke
     frame, content = pd.read_csv(folder / "out" / "ranking.csv"), read(folder / "out" / "ranking.json")
     assert list(frame.source) == [line["source"] for line in content["sources"]] == ["digits", "sideways"]
     assert frame.gap[0] == content["sources"][0]["gap"] == 0 < frame.gap[1]
-    assert (content["kind"], content["probe"], content["budget"]) == ("layerwise", "fast", 64)
+    assert (content["kind"], content["probe"], content["budget"]) == ("kernelwise", "fast", 64)
     assert content["noise_floor"] is None
     assert "sideways" in capsys.readouterr().out
 

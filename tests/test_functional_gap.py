@@ -45,6 +45,9 @@ def mean_gradient(units):
 
 
 def reference(source, target, kind):
+    if kind == "kernelwise":
+        kernels = [name for name, value in source.items() if value.ndim >= 3] or list(source)
+        return reference({n: source[n] for n in kernels}, {n: target[n] for n in kernels}, "layerwise")
     if kind == "layerwise":
         pairs = zip(rows(source), rows(target), strict=True)
         return np.mean([[1 - cosine(a, b) for a, b in zip(s, t, strict=True)] for s, t in pairs])

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from pge_lightning.errors import IncomparableError
-from pge_lightning.functional import layerwise_gap, principal_gradient_gap
+from pge_lightning.functional import kernelwise_gap, layerwise_gap, principal_gradient_gap
 from pge_lightning.gap import KINDS, Gap, compare, paired_difference, tied
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.signature import Signature
@@ -43,10 +43,11 @@ def test_value_is_the_plain_formula(kind):
     assert gap.low < gap.value < gap.high
 
 
-def test_layerwise_interval_is_student_t_over_restarts():
+@pytest.mark.parametrize(("kind", "formula"), [("kernelwise", kernelwise_gap), ("layerwise", layerwise_gap)])
+def test_interval_of_a_mean_is_student_t_over_restarts(kind, formula):
     source, target = signature(0), signature(1)
-    values = layerwise_gap(source.units, target.units).numpy()
-    gap = compare(source, target, confidence=0.9)
+    values = formula(source.units, target.units).numpy()
+    gap = compare(source, target, kind, confidence=0.9)
     low, high = stats.t.interval(0.9, 5, loc=values.mean(), scale=stats.sem(values))
     assert gap.per_restart == tuple(values)
     assert gap.standard_error == pytest.approx(values.std(ddof=1) / math.sqrt(6), rel=1e-12)
@@ -205,7 +206,7 @@ def test_not_finite_and_unknown_kind_are_refused():
     broken.units["conv.bias"][2, 1] = math.nan
     with pytest.raises(ValueError, match=r"source holds nan or inf in unit 'conv\.bias'"):
         compare(broken, signature(0))
-    with pytest.raises(ValueError, match="'layerwise', 'unit', 'published'"):
+    with pytest.raises(ValueError, match="'kernelwise', 'layerwise', 'unit', 'published'"):
         compare(signature(0), signature(1), "euclid")
 
 

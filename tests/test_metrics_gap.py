@@ -37,7 +37,7 @@ def expected(kind, batches=range(BATCHES)):
     return float(principal_gradient_gap(means[0], means[1], kind))
 
 
-def filled(kind="layerwise"):
+def filled(kind="kernelwise"):
     metric = PrincipalGradientGap(UNITS, RESTARTS, kind)
     for seed in range(BATCHES):
         metric.update(*batch(seed))
@@ -60,19 +60,19 @@ def test_restarts_may_come_one_by_one_in_any_order_and_twice():
     for seed in range(BATCHES):
         for number in (2, 0, 3, 1):
             metric.update(*(rows(side, [number]) for side in batch(seed)), restarts=[number])
-    assert float(metric.compute()) == pytest.approx(expected("layerwise"), rel=1e-12)
+    assert float(metric.compute()) == pytest.approx(expected("kernelwise"), rel=1e-12)
     twice = PrincipalGradientGap(UNITS, RESTARTS)
     sides = batch(0)
     twice.update(*(rows(side, [0, 1, 2, 3, 3]) for side in sides), restarts=[0, 1, 2, 3, 3])
-    assert float(twice.compute()) == pytest.approx(expected("layerwise", [0]), rel=1e-12)
+    assert float(twice.compute()) == pytest.approx(expected("kernelwise", [0]), rel=1e-12)
     assert twice.count.tolist() == [1, 1, 1, 2]
 
 
 def test_forward_gives_the_batch_and_keeps_the_sum():
     metric = PrincipalGradientGap(UNITS, RESTARTS)
     values = [float(metric(*batch(seed))) for seed in range(BATCHES)]
-    assert values == pytest.approx([expected("layerwise", [seed]) for seed in range(BATCHES)], rel=1e-12)
-    assert float(metric.compute()) == pytest.approx(expected("layerwise"), rel=1e-12)
+    assert values == pytest.approx([expected("kernelwise", [seed]) for seed in range(BATCHES)], rel=1e-12)
+    assert float(metric.compute()) == pytest.approx(expected("kernelwise"), rel=1e-12)
 
 
 def test_reset_forgets():
@@ -80,7 +80,7 @@ def test_reset_forgets():
     metric.reset()
     assert metric.count.tolist() == [0] * RESTARTS
     metric.update(*batch(9))
-    assert float(metric.compute()) == pytest.approx(expected("layerwise", [9]), rel=1e-12)
+    assert float(metric.compute()) == pytest.approx(expected("kernelwise", [9]), rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_state_dict_carries_the_sums():
     other.persistent(True)
     other.load_state_dict(metric.state_dict())
     other.update(*batch(BATCHES))
-    assert float(other.compute()) == pytest.approx(expected("layerwise", range(BATCHES + 1)), rel=1e-12)
+    assert float(other.compute()) == pytest.approx(expected("kernelwise", range(BATCHES + 1)), rel=1e-12)
 
 
 def test_a_collection_of_kinds_shares_the_input():
@@ -172,7 +172,7 @@ def test_update_refuses_and_keeps_its_state(change, restarts, message, side):
     sides[side] = {name: unit for name, unit in {**sides[side], **change}.items() if unit is not None}
     with pytest.raises(ValueError, match=message):
         metric.update(*sides, restarts=restarts)
-    assert float(metric.compute()) == pytest.approx(expected("layerwise"), rel=1e-12)
+    assert float(metric.compute()) == pytest.approx(expected("kernelwise"), rel=1e-12)
 
 
 def test_not_finite_is_named_when_computed():

@@ -1,5 +1,5 @@
 """Formulas as pure functions of tensors."""
 
-from pge_lightning.functional.gap import layerwise_gap, principal_gradient_gap, published_gap, unit_gap
+from pge_lightning.functional.gap import kernelwise_gap, layerwise_gap, principal_gradient_gap, published_gap, unit_gap
 
-__all__ = ["layerwise_gap", "principal_gradient_gap", "published_gap", "unit_gap"]
+__all__ = ["kernelwise_gap", "layerwise_gap", "principal_gradient_gap", "published_gap", "unit_gap"]

@@ -1,4 +1,4 @@
-"""The three gaps between two stacks of principal gradients, as pure functions."""
+"""The four gaps between two stacks of principal gradients, as pure functions."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
@@ -6,12 +6,21 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["KINDS", "Kind", "layerwise_gap", "left_out_gaps", "principal_gradient_gap", "published_gap", "unit_gap"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "kernelwise_gap",
+    "layerwise_gap",
+    "left_out_gaps",
+    "principal_gradient_gap",
+    "published_gap",
+    "unit_gap",
+]
 
-Kind: TypeAlias = Literal["layerwise", "unit", "published"]
+Kind: TypeAlias = Literal["kernelwise", "layerwise", "unit", "published"]
 Stack: TypeAlias = Mapping[str, Tensor]
 
-KINDS: tuple[Kind, ...] = ("layerwise", "unit", "published")
+KINDS: tuple[Kind, ...] = ("kernelwise", "layerwise", "unit", "published")
 
 # Rows are widened to float64 in pieces of about this many elements, which stay in the processor's cache.
 _PIECE = 2**16
@@ -99,13 +108,44 @@ def layerwise_gap(source: Stack, target: Stack) -> Tensor:
     return torch.stack(gaps).mean(dim=0)
 
 
-def principal_gradient_gap(source: Stack, target: Stack, kind: Kind = "layerwise") -> Tensor:
+def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
+    r"""The layerwise gap over matrices and convolution kernels only, and over all units where there are none.
+
+    Biases and the scales of normalisation have few entries: between unrelated gradients of :math:`d` entries the
+    cosine scatters by :math:`1/\sqrt{d}`, and what they share is mostly what every data set asks of them.
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+
+    Returns:
+        ``[restarts]`` in float64, in [0, 2], free of the scale of every gradient; lower is more transferable.
+
+    Raises:
+        ValueError: If the stacks differ in layout or hold a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import kernelwise_gap
+        >>> source = {"weight": torch.tensor([[[1.0, 0.0]]]), "bias": torch.tensor([[1.0]])}
+        >>> target = {"weight": torch.tensor([[[0.0, 2.0]]]), "bias": torch.tensor([[-1.0]])}
+        >>> kernelwise_gap(source, target)
+        tensor([1.], dtype=torch.float64)
+    """
+    names = _units(source, target)
+    kernels = [name for name in names if source[name].ndim > 2] or names
+    for name in set(names) - set(kernels):
+        _check_finite(name, source[name].sum(), target[name].sum())
+    return layerwise_gap({name: source[name] for name in kernels}, {name: target[name] for name in kernels})
+
+
+def principal_gradient_gap(source: Stack, target: Stack, kind: Kind = "kernelwise") -> Tensor:
     """Gap between two stacks of principal gradients, by the name of its formula.
 
     Args:
         source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
         target: The same units, shapes and number of restarts for the other data set.
-        kind: ``"layerwise"`` (the mean of :func:`layerwise_gap`), ``"unit"`` or ``"published"``.
+        kind: ``"kernelwise"`` or ``"layerwise"`` (the mean of that function), ``"unit"`` or ``"published"``.
 
     Returns:
         Scalar in float64, at least 0 and, but for ``"published"``, at most 2; lower is more transferable.
@@ -123,8 +163,8 @@ def principal_gradient_gap(source: Stack, target: Stack, kind: Kind = "layerwise
     """
     if kind not in KINDS:
         raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {kind!r}.")
-    if kind == "layerwise":
-        return layerwise_gap(source, target).mean()
+    if kind in ("kernelwise", "layerwise"):
+        return (kernelwise_gap if kind == "kernelwise" else layerwise_gap)(source, target).mean()
     return unit_gap(source, target) if kind == "unit" else published_gap(source, target)
 
 
@@ -198,7 +238,7 @@ def _norms(means: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         if norm == 0:
             raise ValueError(
                 f"Expected a gradient with a direction, but the mean over restarts of the {side} is zero in every "
-                "unit. Use the 'layerwise' gap, or collect the signature with a loss that reaches the encoder."
+                "unit. Use the 'kernelwise' gap, or collect the signature with a loss that reaches the encoder."
             )
     return norms[0], norms[1]
 

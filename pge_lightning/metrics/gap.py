@@ -31,7 +31,7 @@ class PrincipalGradientGap(Metric):
     Args:
         units: Weight unit to its shape.
         restarts: Number of restarts.
-        kind: ``"layerwise"``, ``"unit"`` or ``"published"``.
+        kind: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
         **kwargs: Arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -57,7 +57,7 @@ class PrincipalGradientGap(Metric):
     count: Tensor
 
     def __init__(
-        self, units: Mapping[str, Sequence[int]], restarts: int, kind: Kind = "layerwise", **kwargs: Any
+        self, units: Mapping[str, Sequence[int]], restarts: int, kind: Kind = "kernelwise", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if not units:
@@ -141,4 +141,5 @@ class PrincipalGradientGap(Metric):
         return torch.cat([stack[name].detach().unsqueeze(-1).flatten(1).double() for name in self.units], dim=1)
 
     def _split(self, rows: Tensor) -> dict[str, Tensor]:
-        return dict(zip(self.units, rows.split_with_sizes(self._sizes, dim=1), strict=True))
+        parts = zip(self.units.items(), rows.split_with_sizes(self._sizes, dim=1), strict=True)
+        return {name: part.reshape(len(part), *shape) for (name, shape), part in parts}

@@ -1,0 +1,67 @@
+"""Does the gap see what it should see, and nothing else? Controls on scikit-learn's digits, with the default probe.
+
+python examples/benchmarks/controls.py
+"""
+
+import argparse
+from typing import Any
+
+import lightning as L
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.utils.data import DataLoader, TensorDataset
+
+from pge_lightning import PROBES, Gap, Probe, Signature, collect_signature, compare
+from pge_lightning.data import MlxtendMnist, SklearnDigits
+from pge_lightning.reference import Classifier, ImageEncoder
+
+BUDGET = 200
+HALVES: dict[str, Any] = {"first": {"part": (0.0, 0.5)}, "second": {"part": (0.5, 1.0)}}
+
+
+def signature_of(datamodule: L.LightningDataModule, probe: Probe) -> Signature:
+    """The signature of a data module's training samples, for a small image classifier."""
+    datamodule.setup("fit")
+    model = Classifier(ImageEncoder(), num_classes=datamodule.num_classes)
+    return collect_signature(model, datamodule.train_dataloader(), probe=probe, budget=BUDGET)
+
+
+def noise_signature(probe: Probe, samples: int = 648) -> Signature:
+    """The signature of images of pure noise with labels at random."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(samples, 1, 28, 28, generator=generator)
+    labels = torch.randint(10, (samples,), generator=generator)
+    loader = DataLoader(TensorDataset(images, labels), batch_size=64)
+    return collect_signature(Classifier(ImageEncoder(), num_classes=10), loader, probe=probe, budget=BUDGET)
+
+
+def controls(probe: Probe = PROBES["default"]) -> dict[str, Gap]:
+    """Gaps from the first half of the digits to each control."""
+    target = signature_of(SklearnDigits(**HALVES["first"]), probe)
+    others = {
+        "second half": signature_of(SklearnDigits(**HALVES["second"]), probe),
+        "second half, classes renumbered": signature_of(SklearnDigits(**HALVES["second"], permute_classes=1), probe),
+        "first half, labels shuffled": signature_of(SklearnDigits(**HALVES["first"], shuffle_labels=0), probe),
+        "MNIST": signature_of(MlxtendMnist(), probe),
+        "MNIST, inverted": signature_of(MlxtendMnist(transform="invert"), probe),
+        "MNIST, edges": signature_of(MlxtendMnist(transform="edges"), probe),
+        "MNIST, pixels permuted": signature_of(MlxtendMnist(transform="permute_pixels"), probe),
+        "noise": noise_signature(probe),
+    }
+    return {name: compare(signature, target) for name, signature in others.items()}
+
+
+def main() -> None:
+    """Print the controls as a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--probe", default="default", choices=sorted(PROBES))
+    gaps = controls(PROBES[parser.parse_args().probe])
+    table = Table("to the first half of the digits", "gap", "standard error", "95 % interval")
+    for name, gap in gaps.items():
+        table.add_row(name, f"{gap.value:.3f}", f"{gap.standard_error:.3f}", f"{gap.low:.3f} - {gap.high:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
