@@ -1,0 +1,1 @@
+"""Configurations, shipped as ``pkg://pge_lightning.conf``."""

@@ -1,6 +1,6 @@
 """Which checkpoint should fine-tuning start from: transferability from principal gradients.
 
-    LightningModule + training batches -> restart -> collect -> signature -> library -> gap -> rank -> select
+LightningModule + training batches -> restart -> collect -> signature -> library -> gap -> rank -> select
 """
 
 from pge_lightning.callbacks import PrincipalGradientCallback, SourceSelectionCallback

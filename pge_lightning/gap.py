@@ -28,7 +28,8 @@ class Gap:
         standard_error: Standard error of `value` over restarts; nan where there is one restart only.
         low: Lower end of the confidence interval, at least 0; nan where there is one restart only.
         high: Upper end; at most 2 but for the published kind, which has no bound.
-        per_restart: One value per restart: the gap of that restart (kernelwise, layerwise), or its jackknife pseudo-value.
+        per_restart: One value per restart: the gap of that restart (kernelwise, layerwise), or its jackknife
+            pseudo-value.
         kind: The formula, one of ``KINDS``.
         budget: Samples that each restart drew from the target.
     """
@@ -45,8 +46,9 @@ class Gap:
 def compare(source: Signature, target: Signature, kind: Kind = "kernelwise", confidence: float = 0.95) -> Gap:
     """Gap between two signatures with its standard error and Student-t interval over restarts.
 
-    The kernelwise and layerwise gaps are means over restarts, which are independent draws, so that their error is that of a mean. The other
-    kinds are functions of a mean gradient; theirs comes from the jackknife, which leaves one restart out at a time
+    The kernelwise and layerwise gaps are means over restarts, which are independent draws, so that their error is that
+    of a mean. The other kinds are functions of a mean gradient; theirs comes from the jackknife, which leaves one
+    restart out at a time
     (Tukey 1958; Efron and Tibshirani 1993, chapter 11).
 
     Args:
@@ -98,7 +100,8 @@ def paired_difference(a: Gap, b: Gap, confidence: float = 0.95) -> tuple[float, 
 
     Returns:
         Mean, low and high; a negative mean says that `a` is nearer. The interval is nan with one restart. For kinds
-        other than kernelwise and layerwise the mean is that of pseudo-values, free of the first-order bias of ``a.value - b.value``.
+        other than kernelwise and layerwise the mean is that of pseudo-values, free of the first-order bias of
+        ``a.value - b.value``.
 
     Raises:
         ValueError: If the gaps differ in kind, budget or number of restarts, or `confidence` is out of range.

@@ -133,7 +133,7 @@ class Ranking:
 def rank_sources(
     target: Signature,
     sources: dict[str, Source | Exception],
-    kind: Kind = "layerwise",
+    kind: Kind = "kernelwise",
     floor: Gap | None = None,
 ) -> Ranking:
     """Compare a target with every source; whatever is wrong with one of them ends in its line.
@@ -193,7 +193,7 @@ def _line(name: str, source: Source | Exception, target: Signature, kind: Kind) 
     return RankedSource(name, "ok", gap=gap, facts=source.facts)
 
 
-def noise_floor(collector: Collector, kind: Kind = "layerwise") -> Gap:
+def noise_floor(collector: Collector, kind: Kind = "kernelwise") -> Gap:
     """Gap between two disjoint halves of a data set, at equal budgets: what no source can be expected to beat.
 
     Args:

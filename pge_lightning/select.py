@@ -104,7 +104,7 @@ class SourceSelector:
     Args:
         library: The library, or its path or URL.
         probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
-        kind: The formula of the gap: ``"layerwise"``, ``"unit"`` or ``"published"``.
+        kind: The formula of the gap: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
         budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
             sources hold.
         encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
@@ -132,7 +132,7 @@ class SourceSelector:
         library: Library | str | os.PathLike[str],
         *,
         probe: Probe | str = "default",
-        kind: Kind = "layerwise",
+        kind: Kind = "kernelwise",
         budget: int | None = None,
         encoder: EncoderSpec = None,
         loss_fn: LossFn | None = None,

@@ -8,10 +8,10 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, Points, cross_entropy, points
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from helpers import TINY, Points, cross_entropy, points
 from pge_lightning.collect import Collector, collect_signature
 from pge_lightning.encoder import encoder_units
 from pge_lightning.errors import IncomparableError, PGEError

@@ -117,7 +117,10 @@ def test_there_is_a_configuration_for_every_shipped_probe():
     assert options("probe") == sorted(PROBES)
 
 
-@pytest.mark.parametrize(("option", "kind"), [("gap", "kernelwise"), ("layerwise", "layerwise"), ("published", "published"), ("unit", "unit")])
+@pytest.mark.parametrize(
+    ("option", "kind"),
+    [("gap", "kernelwise"), ("layerwise", "layerwise"), ("published", "published"), ("unit", "unit")],
+)
 def test_selector_configurations_spell_out_every_argument(option, kind):
     cfg = composed(f"selector={option}").selector
     expected = defaults_of(SourceSelector.__init__, without={"library", "probe"})

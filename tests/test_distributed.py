@@ -7,9 +7,9 @@ from datetime import timedelta
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import TINY, Points, cross_entropy, points
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
+from helpers import TINY, Points, cross_entropy, points
 from pge_lightning.collect import Collector, collect_signature
 from pge_lightning.distributed import everywhere, gather, rank_and_world
 from pge_lightning.errors import PGEError

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from helpers import Points
 from torch import nn
 
+from helpers import Points
 from pge_lightning.encoder import encoder_state, encoder_units
 from pge_lightning.errors import PGEError
 

@@ -6,10 +6,10 @@ import threading
 import numpy as np
 import pytest
 import torch
-from helpers import Points, points
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from helpers import Points, points
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, seed_all
 

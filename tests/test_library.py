@@ -13,9 +13,9 @@ import torch
 from pge_lightning.artifact import encode
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
-from pge_lightning.source import SourceFacts
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.signature import Signature
+from pge_lightning.source import SourceFacts
 
 FACTS = SourceFacts("encoder", 10, 1797, "val_acc", 0.97, 12.5, 3.25, "2025-01-01T00:00:00+00:00", {"seed": 1})
 processes = multiprocessing.get_context("forkserver")

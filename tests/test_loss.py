@@ -3,9 +3,9 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import cross_entropy, points
 from torch import nn
 
+from helpers import cross_entropy, points
 from pge_lightning.errors import PGEError
 from pge_lightning.loss import make_step
 

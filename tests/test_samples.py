@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, points
 from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
@@ -21,6 +20,7 @@ from torch.utils.data import (
     random_split,
 )
 
+from helpers import TINY, points
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.samples import draw, sample_pool

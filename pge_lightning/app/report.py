@@ -76,6 +76,8 @@ def _notes(study: Study, cells: Sequence[Cell], results: pd.DataFrame) -> list[s
         notes.append(
             f"One half of the seeds ranks the sources as the other half does to a Spearman of {agreement:.2f}."
         )
+    for cell in {cell.target: cell for cell in cells if cell.reason}.values():
+        notes.append(f"Fine-tuning '{cell.target}' from '{cell.source}' failed: {cell.reason}")
     for name, part in results[results["reason"] != ""].groupby("estimator", sort=False):
         notes.append(f"Not ranked by {name} for {', '.join(part['target'])}: {part['reason'].iloc[0]}")
     return notes
@@ -100,7 +102,7 @@ def _target_table(study: Study, target: str, truth: pd.DataFrame, rankings: pd.D
         marks = ["choice"] if lines[0].endswith("(1)") else []
         marks += ["best"] if mean == gave["mean"].max() else []
         value = "-" if math.isnan(mean) else f"{mean:.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}")
-        table.add_row(source, *lines, value, ", ".join(marks) if not reason else f"failed: {reason}")
+        table.add_row(source, *lines, value, "failed" if reason else ", ".join(marks))
     return table
 
 
