@@ -1,17 +1,15 @@
 """Collect: restart, warm up on an isolated copy, keep the mean update direction, throw the copy away."""
 
 import copy
+import hashlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from rich.progress import track
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.distributed import everywhere, rank_and_world
@@ -23,10 +21,9 @@ from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
 from pge_lightning.samples import SamplePool, draw, sample_pool
 from pge_lightning.signature import Signature
+from pge_lightning.warmup import Updates, place, warm_up
 
 __all__ = ["Collector", "collect_signature"]
-
-Updates: TypeAlias = dict[str, Tensor]
 
 
 class Collector:
@@ -71,6 +68,7 @@ class Collector:
         self.datamodule, self.prepare = datamodule, prepare
         self.distributed, self.progress = distributed, progress
         self.step = make_step(module, loss_fn)
+        self.loss = loss_fn or getattr(type(module), "training_step", None)
         self.units = encoder_units(module, encoder)
         parameters = dict(module.named_parameters())
         self.shared = [name for name in encoder_state(module, encoder) if name in parameters]
@@ -139,6 +137,13 @@ class Collector:
         seconds = time.perf_counter() - begin
         return Signature(units, starts, probe, budget, restarts, self.data, len(self.pool), seconds)
 
+    @property
+    def task(self) -> str:
+        """A hash of what the loss asks of the samples: the module's make-up and the code of its loss."""
+        code = getattr(self.loss, "__code__", None) or getattr(type(self.loss).__call__, "__code__", None)
+        content = repr(self.module), code and (code.co_code.hex(), code.co_names)
+        return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+
     def fits(self, signature: Signature, budget: int) -> bool:
         """Whether a stored signature is the one that :meth:`collect` would make, up to the machine's arithmetic.
 
@@ -182,24 +187,20 @@ class Collector:
         return kept
 
     def _run(self, k: int, budget: int) -> tuple[Updates, dict[str, str]]:
-        """One restart: its mean update direction per unit, and the hashes of its start."""
+        """One restart: its mean update per unit, and the hashes of its start."""
         probe = self.probe
         clone, start = self._start(k)
+        hashes = hash_start(start) if probe.paired else {}
         if self.prepare is not None:
             self.prepare(clone)
         seed_all(derive_seed(probe.seed, "noise", k))
-        totals = self._warm_up(clone.to(self.device), k, budget)
-        if totals is None:
-            end = dict(clone.named_parameters())
-            totals = {name: (start[name] - end[name].detach().cpu()) / probe.lr for name in self.units}
-        updates = {name: total.cpu() / probe.steps for name, total in totals.items()}
-        for name, update in updates.items():
-            if not update.isfinite().all():
-                raise PGEError(
-                    f"Expected finite updates, but those of unit '{name}' are not in restart {k}. "
-                    "Lower the probe's `lr`, or mend the initialisation."
-                )
-        return updates, hash_start(start) if probe.paired else {}
+        clone = clone.to(self.device)
+        chosen = draw(len(self.pool), budget, probe, k)
+        batches = (place(clone, self.pool.batch(indices), self.device, self.datamodule) for indices in chosen)
+        try:
+            return warm_up(clone, self.units, batches, self.step, probe), hashes
+        except PGEError as error:
+            raise PGEError(f"In restart {k}: {error}") from error
 
     def _start(self, k: int) -> tuple[nn.Module, Updates]:
         """A re-initialised copy, and its encoder's initial values. Only a paired encoder is equal for all data sets."""
@@ -208,50 +209,6 @@ class Collector:
         encoder_seed = derive_seed(seed, "encoder", k) if self.probe.paired else derive_seed(head_seed, "encoder")
         start = restart(clone, self.shared, self.initialise, encoder_seed, head_seed)
         return clone, {name: start[name] for name in self.units}
-
-    def _warm_up(self, clone: nn.Module, k: int, budget: int) -> Updates | None:
-        """Take the steps of one restart in place. SGD returns the sums of its gradients, which are exact."""
-        probe = self.probe
-        named = {name: unit for name, unit in clone.named_parameters() if unit.requires_grad}
-        weights = list(named.values())
-        sgd = probe.optimizer == "sgd"
-        optimizer = (torch.optim.SGD if sgd else torch.optim.Adam)(weights, lr=probe.lr)
-        totals = {name: torch.zeros_like(named[name]) for name in self.units} if sgd else None
-        losses = []
-        for index, chosen in enumerate(draw(len(self.pool), budget, probe, k)):
-            loss = self.step(clone, self._place(clone, self.pool.batch(chosen)), index)
-            if loss is None:
-                continue
-            losses.append(loss.detach())
-            for unit, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
-                unit.grad = gradient
-            for name, total in (totals or {}).items():
-                if (latest := named[name].grad) is not None:
-                    total += latest
-            optimizer.step()
-        if not losses or not torch.stack(losses).isfinite().all():
-            found = torch.stack(losses).tolist() if losses else None
-            raise PGEError(
-                f"Expected a finite loss at every step, but restart {k} gave {found}. "
-                "Mend the loss or the data, or lower the probe's `lr`."
-            )
-        return totals
-
-    def _place(self, clone: nn.Module, batch: Any) -> Any:
-        """Bring a batch to the device, through the transfer hooks of the module or the data module, in float32."""
-        hooks: Any = clone if isinstance(clone, pl.LightningModule) else None
-        if hooks is None:
-            batch = move_data_to_device(batch, self.device)
-        else:
-            batch = self._hook("on_before_batch_transfer", hooks)(batch, 0)
-            batch = self._hook("transfer_batch_to_device", hooks)(batch, self.device, 0)
-            batch = self._hook("on_after_batch_transfer", hooks)(batch, 0)
-        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, batch)
-
-    def _hook(self, name: str, module: pl.LightningModule) -> Callable[..., Any]:
-        overrides = self.datamodule is not None and is_overridden(name, self.datamodule, pl.LightningDataModule)
-        hook: Callable[..., Any] = getattr(self.datamodule if overrides else module, name)
-        return hook
 
     def _stack(
         self, results: list[tuple[Updates, dict[str, str]]], restarts: int

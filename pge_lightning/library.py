@@ -119,31 +119,26 @@ class Library:
         """
         return self._folder(name).load(file, digest_of(file), artifact.decode_signature)
 
-    def put_target(self, signature: Signature) -> None:
+    def put_target(self, key: str, signature: Signature) -> None:
         """Keep a target's signature beside the sources, for :meth:`get_target`.
 
         Args:
+            key: What to find it by, fit for a file's name.
             signature: The signature.
         """
-        artifact.write_bytes(
-            self._fs,
-            self._target(signature.probe.name, signature.budget, signature.data),
-            artifact.encode_signature(signature),
-        )
+        artifact.write_bytes(self._fs, self._target(key), artifact.encode_signature(signature))
 
-    def get_target(self, probe: str, budget: int, data: str) -> Signature | None:
+    def get_target(self, key: str) -> Signature | None:
         """Look for the kept signature of a target.
 
         Args:
-            probe: Name of the probe.
-            budget: Samples per restart.
-            data: Fingerprint of the data set.
+            key: What it was kept under.
 
         Returns:
             The signature, or ``None`` if there is none that can be read.
         """
         with suppress(ArtifactError):
-            return artifact.decode_signature(artifact.read_bytes(self._fs, self._target(probe, budget, data)))
+            return artifact.decode_signature(artifact.read_bytes(self._fs, self._target(key)))
         return None
 
     def register(
@@ -241,8 +236,8 @@ class Library:
             )
         return SourceFolder(self._fs, f"{self.root.rstrip('/')}/{name}")
 
-    def _target(self, probe: str, budget: int, data: str) -> str:
-        return f"{self.root.rstrip('/')}/{_TARGETS}/{probe}-{budget}-{data}.safetensors"
+    def _target(self, key: str) -> str:
+        return f"{self.root.rstrip('/')}/{_TARGETS}/{key}.safetensors"
 
     def _files(self, name: str) -> set[str]:
         with suppress(PGEError):

@@ -224,12 +224,13 @@ class SourceSelector:
         """
         if not self.cache or collector.distributed:
             return collector.collect(budget)
-        stored = self.library.get_target(collector.probe.name, budget, collector.data)
+        key = f"{collector.probe.name}-{budget}-{collector.data}-{collector.task}"
+        stored = self.library.get_target(key)
         if stored is not None and collector.fits(stored, budget):
             return stored
         fresh = collector.collect(budget)
         try:
-            self.library.put_target(fresh)
+            self.library.put_target(key, fresh)
         except ArtifactError as error:
             rank_zero_warn(f"The target's signature is not kept for later: {error}")
         return fresh

@@ -395,7 +395,7 @@ def test_steps_without_a_loss_are_skipped():
 
     signature = collect_signature(Points(), loader(), loss_fn=loss_fn, probe=SGD)
     assert not same(signature, collect_signature(Points(), loader(), probe=SGD))
-    with pytest.raises(PGEError, match="finite loss at every step, but restart 0 gave None"):
+    with pytest.raises(PGEError, match="In restart 0: Expected a finite loss at every step, but got None"):
         collect_signature(Points(), loader(), loss_fn=lambda *_: None, probe=TINY)
 
 
@@ -407,7 +407,10 @@ def test_a_loss_that_is_not_finite_names_the_restart(bad):
         steps.append(0)
         return cross_entropy(clone, batch) * (bad if len(steps) == 6 else 1)
 
-    with pytest.raises(PGEError, match=rf"restart 1 gave \[[0-9.]+, {bad}, .*lower the probe's `lr`"):
+    with pytest.raises(
+        PGEError,
+        match=rf"In restart 1: Expected a finite loss at every step, but got \[[0-9.]+, {bad}, .*lower the probe's `lr`",
+    ):
         collect_signature(Points(), loader(), loss_fn=loss_fn, probe=TINY)
 
 
@@ -416,7 +419,9 @@ def test_an_update_that_is_not_finite_names_unit_and_restart():
         return (clone.encoder[0].weight * 0).sum().sqrt() + cross_entropy(clone, batch)
 
     probe = dataclasses.replace(SGD, steps=1)
-    with pytest.raises(PGEError, match=r"finite updates, but those of unit 'encoder\.0\.weight' are not in restart 0"):
+    with pytest.raises(
+        PGEError, match=r"In restart 0: Expected finite updates, but those of unit 'encoder\.0\.weight' are not"
+    ):
         collect_signature(Points(), loader(), loss_fn=loss_fn, probe=probe)
 
 

@@ -121,7 +121,7 @@ def test_streams_of_uneven_length_agree_on_the_shorter(results):
 
 def test_a_failure_on_one_rank_is_raised_on_all(results):
     for result in results:
-        assert result["loss"].startswith("Rank 1: Expected a finite loss at every step, but restart 1 gave")
+        assert result["loss"].startswith("Rank 1: In restart 1: Expected a finite loss at every step, but got")
         assert result["ragged"].startswith("Rank 1: Expected batches of tensors")
 
 

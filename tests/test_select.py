@@ -411,19 +411,28 @@ def test_a_damaged_kept_signature_is_collected_anew(content, library):
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-20] if content is None else content)
     assert selector(library).rank(Net(), make_loader()) == first
-    signature = Library(library).get_target("ladder", 64, kept.stem.split("-")[-1])
+    signature = Library(library).get_target(kept.stem)
     assert signature.samples == 64
 
 
 def test_targets_come_back_bit_for_bit(library):
     collected = Library(library).open("near")
     signature = collected.load_signature(collected.signatures[0])
-    Library(library).put_target(signature)
-    back = Library(library).get_target("ladder", signature.budget, signature.data)
+    Library(library).put_target("key", signature)
+    back = Library(library).get_target("key")
     assert frozen(dict(back.units)) == frozen(dict(signature.units))
     assert back.fingerprint == signature.fingerprint
-    assert Library(library).get_target("other", signature.budget, signature.data) is None
-    assert Library(library).get_target("ladder", 17, signature.data) is None
+    assert Library(library).get_target("other") is None
+
+
+def test_another_loss_or_head_is_collected_anew(library):
+    selector(library, loss_fn=plain_loss).rank(Net(), make_loader())
+    (kept,) = (library / ".targets").iterdir()
+    selector(library, loss_fn=plain_loss).rank(Net(), make_loader())
+    assert [*(library / ".targets").iterdir()] == [kept]
+    selector(library, loss_fn=lambda module, batch: 2 * plain_loss(module, batch)).rank(Net(), make_loader())
+    selector(library, loss_fn=plain_loss).rank(Net(classes=5), make_loader())
+    assert len([*(library / ".targets").iterdir()]) == 3
 
 
 def test_a_library_that_cannot_be_written_still_ranks(library):
