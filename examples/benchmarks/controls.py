@@ -4,6 +4,7 @@ python examples/benchmarks/controls.py
 """
 
 import argparse
+from statistics import fmean
 from typing import Any
 
 import lightning as L
@@ -13,10 +14,11 @@ from rich.table import Table
 from torch.utils.data import DataLoader, TensorDataset
 
 from pge_lightning import PROBES, Gap, Probe, Signature, collect_signature, compare
-from pge_lightning.data import MlxtendMnist, SklearnDigits
+from pge_lightning.data import Gray28, MlxtendMnist, SklearnDigits
 from pge_lightning.reference import Classifier, ImageEncoder
 
 BUDGET = 200
+GRAY28 = ("mnist", "usps", "kannada_mnist", "dig_mnist", "fashion_mnist", "notmnist", "quickdraw8", "sign_digits")
 HALVES: dict[str, Any] = {"first": {"part": (0.0, 0.5)}, "second": {"part": (0.5, 1.0)}}
 
 
@@ -36,30 +38,39 @@ def noise_signature(probe: Probe, samples: int = 648) -> Signature:
     return collect_signature(Classifier(ImageEncoder(), num_classes=10), loader, probe=probe, budget=BUDGET)
 
 
-def controls(probe: Probe = PROBES["default"]) -> dict[str, Gap]:
-    """Gaps from the first half of the digits to each control."""
+def other_sets(root: str | None) -> dict[str, L.LightningDataModule]:
+    """Real data other than the digits."""
+    if root is not None:
+        return {name: Gray28(name=name, root=root) for name in GRAY28}
+    kinds = {"MNIST": None, "MNIST, inverted": "invert", "MNIST, edges": "edges", "MNIST, permuted": "permute_pixels"}
+    return {name: MlxtendMnist(transform=kind) for name, kind in kinds.items()}
+
+
+def controls(probe: Probe = PROBES["default"], root: str | None = None) -> tuple[dict[str, Gap], list[str]]:
+    """Gaps from the first half of the digits to each control, and which of these are other real data."""
     target = signature_of(SklearnDigits(**HALVES["first"]), probe)
-    others = {
+    others = other_sets(root)
+    signatures = {
         "second half": signature_of(SklearnDigits(**HALVES["second"]), probe),
         "second half, classes renumbered": signature_of(SklearnDigits(**HALVES["second"], permute_classes=1), probe),
         "first half, labels shuffled": signature_of(SklearnDigits(**HALVES["first"], shuffle_labels=0), probe),
-        "MNIST": signature_of(MlxtendMnist(), probe),
-        "MNIST, inverted": signature_of(MlxtendMnist(transform="invert"), probe),
-        "MNIST, edges": signature_of(MlxtendMnist(transform="edges"), probe),
-        "MNIST, pixels permuted": signature_of(MlxtendMnist(transform="permute_pixels"), probe),
+        **{name: signature_of(datamodule, probe) for name, datamodule in others.items()},
         "noise": noise_signature(probe),
     }
-    return {name: compare(signature, target) for name, signature in others.items()}
+    return {name: compare(signature, target) for name, signature in signatures.items()}, list(others)
 
 
 def main() -> None:
     """Print the controls as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--probe", default="default", choices=sorted(PROBES))
-    gaps = controls(PROBES[parser.parse_args().probe])
+    parser.add_argument("--root", help="folder that holds gray28/")
+    options = parser.parse_args()
+    gaps, others = controls(PROBES[options.probe], options.root)
     table = Table("to the first half of the digits", "gap", "standard error", "95 % interval")
     for name, gap in gaps.items():
         table.add_row(name, f"{gap.value:.3f}", f"{gap.standard_error:.3f}", f"{gap.low:.3f} - {gap.high:.3f}")
+    table.add_row("mean of the other real data", f"{fmean(gaps[name].value for name in others):.3f}")
     Console().print(table)
 
 

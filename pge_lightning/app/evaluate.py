@@ -5,6 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 import pandas as pd
+import torch
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -36,7 +37,7 @@ def evaluate(cfg: DictConfig) -> float | None:
         ValueError: If the configuration is wrong; nothing has been computed then.
     """
     study = start_study(cfg)
-    with _muted(), _progress() as progress:
+    with _threads(cfg.evaluate.threads), _muted(), _progress() as progress:
         worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
         worker.check_sources()
         for source in study.sources:
@@ -49,6 +50,17 @@ def evaluate(cfg: DictConfig) -> float | None:
 def _progress() -> Progress:
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, TextColumn("{task.description}"), speed_estimate_period=MEMORY_SECONDS, transient=True)
+
+
+@contextmanager
+def _threads(count: int | None) -> Generator[None, None, None]:
+    """Let PyTorch use so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
