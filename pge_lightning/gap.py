@@ -16,7 +16,7 @@ from pge_lightning.functional.gap import (
 )
 from pge_lightning.signature import Signature
 
-__all__ = ["KINDS", "Gap", "compare", "paired_difference", "tied"]
+__all__ = ["KINDS", "Gap", "compare", "gap_of", "paired_difference", "tied"]
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,32 @@ def compare(source: Signature, target: Signature, kind: Kind = "kernelwise", con
     """
     source.check_comparable(target)
     value, values = _estimate(source, target, kind)
+    return gap_of(values, kind, target.budget, value, confidence)
+
+
+def gap_of(
+    values: Sequence[float], kind: Kind, budget: int, value: float | None = None, confidence: float = 0.95
+) -> Gap:
+    """A gap from its values per restart.
+
+    Args:
+        values: One per restart, or their jackknife pseudo-values.
+        kind: The formula they come from.
+        budget: Samples that each restart drew.
+        value: The gap, where it is not the mean of the values.
+        confidence: Probability that the interval covers the gap of infinitely many restarts, in (0, 1).
+
+    Returns:
+        The gap with its standard error and Student-t interval.
+
+    Raises:
+        ValueError: If `confidence` is out of range.
+    """
+    value = math.fsum(values) / len(values) if value is None else value
     error, margin = _spread(values, confidence)
     low = math.nan if math.isnan(margin) else max(0.0, value - margin)
     high = value + margin if kind == "published" or math.isnan(margin) else min(2.0, value + margin)
-    return Gap(value, error, low, high, values, kind, target.budget)
+    return Gap(value, error, low, high, tuple(values), kind, budget)
 
 
 def paired_difference(a: Gap, b: Gap, confidence: float = 0.95) -> tuple[float, float, float]:

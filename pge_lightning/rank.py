@@ -1,6 +1,7 @@
 """Rank: sources in the order of their gap to one target, with what is not known about the order."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 import torch
@@ -8,16 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+from torch import Tensor
 
 from pge_lightning.collect import Collector
 from pge_lightning.errors import PGEError
-from pge_lightning.functional.gap import Kind
-from pge_lightning.gap import Gap, compare, tied
+from pge_lightning.functional.gap import Kind, gaps_by_unit, spread_weights
+from pge_lightning.gap import Gap, compare, gap_of, tied
 from pge_lightning.isolation import derive_seed
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source, SourceFacts
 
-__all__ = ["RankedSource", "Ranking", "noise_floor", "rank_sources"]
+__all__ = ["RankedSource", "Ranking", "collect_halves", "noise_floor", "rank_sources"]
 
 _COLUMNS = {
     "rank": "Int64",
@@ -67,6 +69,8 @@ class Ranking:
         probe: Name of the probe.
         budget: Samples that each restart drew, on both sides.
         noise_floor: Gap between two disjoint halves of the target's own data, if it was asked for.
+        weighed: Whether units count by the inverse of their spread over these sources. Such gaps depend on the
+            library, and are to be compared within one ranking only.
     """
 
     sources: tuple[RankedSource, ...]
@@ -74,6 +78,7 @@ class Ranking:
     probe: str
     budget: int
     noise_floor: Gap | None = None
+    weighed: bool = False
 
     @property
     def best(self) -> RankedSource:
@@ -116,7 +121,10 @@ class Ranking:
 
     def __rich__(self) -> Group:
         """The table that is printed, and below it why sources failed."""
-        title = f"{self.kind} gap to the target, smaller is closer (probe '{self.probe}', {self.budget} samples)"
+        weighed = "weighed " if self.weighed else ""
+        title = (
+            f"{weighed}{self.kind} gap to the target, smaller is closer (probe '{self.probe}', {self.budget} samples)"
+        )
         floor = self.noise_floor
         caption = floor and f"noise floor at {floor.budget} samples: {floor.value:.3f} ± {floor.standard_error:.3f}"
         table = Table("rank", "source", "gap", "95 % interval", "classes", "samples", "own metric", "status")
@@ -132,9 +140,10 @@ class Ranking:
 
 def rank_sources(
     target: Signature,
-    sources: dict[str, Source | Exception],
+    sources: Mapping[str, Source | Exception],
     kind: Kind = "kernelwise",
-    floor: Gap | None = None,
+    halves: tuple[Signature, Signature] | None = None,
+    weigh: bool = True,
 ) -> Ranking:
     """Compare a target with every source; whatever is wrong with one of them ends in its line.
 
@@ -142,23 +151,67 @@ def rank_sources(
         target: The target's signature.
         sources: Name to the opened source, or to what went wrong in opening it.
         kind: The formula of the gap.
-        floor: The target's noise floor, to be shown beside.
+        halves: Signatures of two halves of the target's data, whose gap is the noise floor.
+        weigh: Whether the units of a kernelwise or layerwise gap are weighed so that each has an equal say
+            (:func:`~pge_lightning.functional.spread_weights`), which takes three sources.
 
     Returns:
         The ranking.
     """
-    lines = [_line(name, source, target, kind) for name, source in sources.items()]
-    ranked = sorted(
-        (line for line in lines if line.gap), key=lambda line: (line.gap.value if line.gap else 0, line.name)
-    )
-    best = ranked[0].gap if ranked else None
-    marked = [
-        RankedSource(**{**vars(line), "tied": best is not None and line.gap is not best and tied(line.gap, best)})
-        for line in ranked
-        if line.gap is not None
-    ]
+    # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
+    measured = {name: _measure(sources[name], target, kind) for name in sorted(sources)}
+    tables = [table for table in measured.values() if isinstance(table, Tensor)]
+    weights = spread_weights(torch.stack(tables)) if weigh and len(tables) > 2 else None
+    lines = []
+    for name, found in measured.items():
+        source = sources[name]
+        line = RankedSource(name, "ok", facts=source.facts if isinstance(source, Source) else None)
+        if isinstance(found, Exception):
+            lines.append(replace(line, status="failed", reason=str(found)))
+        else:
+            lines.append(replace(line, gap=_weigh(found, weights, target, kind)))
+    ranked = sorted((line.gap.value, line.name, line.gap, line) for line in lines if line.gap is not None)
+    marked = [replace(line, tied=line is not ranked[0][3] and tied(gap, ranked[0][2])) for _, _, gap, line in ranked]
     failed = [line for line in lines if line.gap is None]
-    return Ranking((*marked, *failed), kind, target.probe.name, target.budget, floor)
+    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
+    return Ranking((*marked, *failed), kind, target.probe.name, target.budget, floor, weights is not None)
+
+
+def _measure(source: Source | Exception, target: Signature, kind: Kind) -> Tensor | Gap | Exception:
+    """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
+    if isinstance(source, Exception):
+        return source
+    try:
+        return _compare(_signature(source, target), target, kind)
+    except (PGEError, ValueError, OSError) as error:
+        return error
+
+
+def _compare(source: Signature, target: Signature, kind: Kind) -> Tensor | Gap:
+    if kind in ("kernelwise", "layerwise") and target.probe.paired:
+        source.check_comparable(target)
+        return gaps_by_unit(source.units, target.units, kind)
+    return compare(source, target, kind)
+
+
+def _signature(source: Source, target: Signature) -> Signature:
+    """The source's signature of the target's probe and rung."""
+    entry = source.find(target.probe.recipe, target.fingerprint["budget"])
+    if entry is None:
+        held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
+        raise PGEError(
+            f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
+            f"{', '.join(held) or 'none'}. Collect it with this probe."
+        )
+    return source.load_signature(entry)
+
+
+def _weigh(found: Tensor | Gap, weights: Tensor | None, target: Signature, kind: Kind) -> Gap:
+    """The gap from a table of units, by the weights where there are any."""
+    if isinstance(found, Gap):
+        return found
+    values = found.mean(dim=1) if weights is None else found @ weights
+    return gap_of(values.tolist(), kind, target.budget)
 
 
 def _cells(number: int, line: RankedSource) -> tuple[str, ...]:
@@ -176,32 +229,14 @@ def _cells(number: int, line: RankedSource) -> tuple[str, ...]:
     )
 
 
-def _line(name: str, source: Source | Exception, target: Signature, kind: Kind) -> RankedSource:
-    if isinstance(source, Exception):
-        return RankedSource(name, "failed", str(source))
-    try:
-        entry = source.find(target.probe.recipe, target.fingerprint["budget"])
-        if entry is None:
-            held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
-            raise PGEError(
-                f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
-                f"{', '.join(held) or 'none'}. Collect it with this probe."
-            )
-        gap = compare(source.load_signature(entry), target, kind)
-    except (PGEError, ValueError, OSError) as error:
-        return RankedSource(name, "failed", str(error), facts=source.facts)
-    return RankedSource(name, "ok", gap=gap, facts=source.facts)
-
-
-def noise_floor(collector: Collector, kind: Kind = "kernelwise") -> Gap:
-    """Gap between two disjoint halves of a data set, at equal budgets: what no source can be expected to beat.
+def collect_halves(collector: Collector) -> tuple[Signature, Signature]:
+    """Signatures of two disjoint halves of a data set, whose gap no source can be expected to beat.
 
     Args:
         collector: The data set's collector.
-        kind: The formula of the gap.
 
     Returns:
-        The gap, at the largest rung that a half fills, or at all of a half where it fills none.
+        Both, at the largest rung that a half fills, or at all of a half where it fills none.
 
     Raises:
         PGEError: If a half is smaller than a batch.
@@ -215,6 +250,18 @@ def noise_floor(collector: Collector, kind: Kind = "kernelwise") -> Gap:
         )
     order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(collector.probe.seed, "halves")))
     budget = max((rung for rung in collector.probe.budgets if rung <= half), default=half)
-    parts = (collector.part(sorted(order[start : start + half].tolist())) for start in (0, half))
-    first, second = (part.collect(budget) for part in parts)
-    return compare(first, second, kind)
+    first, second = (collector.part(sorted(order[start : start + half].tolist())) for start in (0, half))
+    return first.collect(budget), second.collect(budget)
+
+
+def noise_floor(collector: Collector, kind: Kind = "kernelwise") -> Gap:
+    """Gap between two disjoint halves of a data set, at equal budgets: what no source can be expected to beat.
+
+    Args:
+        collector: The data set's collector.
+        kind: The formula of the gap.
+
+    Returns:
+        The gap; see :func:`collect_halves` for its budget.
+    """
+    return compare(*collect_halves(collector), kind)

@@ -21,7 +21,7 @@ from pge_lightning.isolation import isolated_randomness
 from pge_lightning.library import Library
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
-from pge_lightning.rank import Ranking, noise_floor, rank_sources
+from pge_lightning.rank import Ranking, collect_halves, rank_sources
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
@@ -105,6 +105,8 @@ class SourceSelector:
         library: The library, or its path or URL.
         probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
         kind: The formula of the gap: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
+        weigh: Whether each unit of a kernelwise or layerwise gap has an equal say in the ranking, by the inverse of its
+            spread over the sources; takes three sources.
         budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
             sources hold.
         encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
@@ -133,6 +135,7 @@ class SourceSelector:
         *,
         probe: Probe | str = "default",
         kind: Kind = "kernelwise",
+        weigh: bool = True,
         budget: int | None = None,
         encoder: EncoderSpec = None,
         loss_fn: LossFn | None = None,
@@ -146,7 +149,7 @@ class SourceSelector:
         if kind not in KINDS:
             raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {kind!r}.")
         self.library = library if isinstance(library, Library) else Library(library)
-        self.probe, self.kind, self.budget = Probe.of(probe), kind, budget
+        self.probe, self.kind, self.weigh, self.budget = Probe.of(probe), kind, weigh, budget
         self.encoder, self.loss_fn, self.factory = encoder, loss_fn, factory
         self.exclude, self.floor, self.cache = frozenset(exclude), floor, cache
         self.device, self.verbose = device, verbose
@@ -211,7 +214,8 @@ class SourceSelector:
             },
         )
         target = self.signature(collector, self._common_budget(collector, sources))
-        ranking = rank_sources(target, sources, self.kind, noise_floor(collector, self.kind) if self.floor else None)
+        halves = collect_halves(collector) if self.floor else None
+        ranking = rank_sources(target, sources, self.kind, halves, self.weigh)
         if self.verbose:
             Console().print(ranking)
         return ranking

@@ -314,7 +314,9 @@ def test_two_processes_select_the_same_source(two_processes):
     assert [outcome["ranks agree"]["selection"] for outcome in outcomes] == [True, True]
 
 
-@pytest.mark.parametrize(("kind", "message"), [("taken", "registered already"), ("nan", "Rank 1: In restart 1: Expected a finite")])
+@pytest.mark.parametrize(
+    ("kind", "message"), [("taken", "registered already"), ("nan", "Rank 1: In restart 1: Expected a finite")]
+)
 def test_what_fails_on_one_process_fails_on_both_before_training(kind, message, two_processes):
     _, outcomes = two_processes
     for error, calls in (outcome[kind] for outcome in outcomes):

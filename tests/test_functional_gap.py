@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pge_lightning.functional import layerwise_gap, principal_gradient_gap, published_gap, unit_gap
+from pge_lightning.functional import layerwise_gap, principal_gradient_gap, published_gap, spread_weights, unit_gap
 from pge_lightning.functional.gap import KINDS, left_out_gaps
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "scale": (), "linear.weight": (5, 7)}
@@ -241,3 +241,17 @@ def test_comparing_is_quick():
         principal_gradient_gap(source, target)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1  # a few ms on a free core; the bound only catches a slip of an order of magnitude
+
+
+def test_weights_give_every_unit_an_equal_say():
+    gaps = torch.rand(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = spread_weights(gaps * torch.tensor([1.0, 10.0, 100.0, 0.0], dtype=torch.float64))
+    plain = spread_weights(gaps)
+    assert weights.sum().item() == pytest.approx(1.0, rel=1e-12)
+    assert not weights[3]
+    assert (weights[:2] / weights[1:3]).tolist() == pytest.approx((10 * plain[:2] / plain[1:3]).tolist(), rel=1e-9)
+
+
+@pytest.mark.parametrize("gaps", [torch.rand(2, 3, 4), torch.ones(5, 3, 4)], ids=["two sources", "no spread"])
+def test_weights_are_equal_where_nothing_tells_units_apart(gaps):
+    assert spread_weights(gaps.double()).tolist() == [0.25] * 4

@@ -13,6 +13,7 @@ from rich.console import Console
 from pge_lightning.collect import Collector
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.functional import gaps_by_unit, spread_weights
 from pge_lightning.gap import KINDS, compare, tied
 from pge_lightning.library import Library
 from pge_lightning.rank import Ranking, noise_floor, rank_sources
@@ -61,7 +62,8 @@ def text_of(ranking, width=200):
 
 
 def test_sources_stand_in_the_order_of_their_gaps(library, target):
-    ranking = rank_sources(target, opened(library))
+    ranking = rank_sources(target, opened(library), weigh=False)
+    assert not ranking.weighed
     values = [line.gap.value for line in ranking.sources]
     assert values == sorted(values)
     assert ranking.best.name == "near"
@@ -200,6 +202,31 @@ def test_a_source_that_cannot_be_compared_fails_alone(kind, library, target):
     assert ranking.to_pandas()["status"].tolist() == ["ok", "ok", "ok", "failed"]
 
 
+@pytest.mark.parametrize("kind", ["kernelwise", "layerwise"])
+def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, target):
+    signatures = {}
+    for name in library.names():
+        source = library.open(name)
+        signatures[name] = source.load_signature(source.signatures[0])
+    gaps = torch.stack([gaps_by_unit(signature.units, target.units, kind) for signature in signatures.values()])
+    means = gaps.mean(dim=1)
+    standardised = ((means - means.mean(dim=0)) / means.std(dim=0)).mean(dim=1)
+    ranking = rank_sources(target, opened(library), kind, halves=(target, target))
+    names = [name for _, name in sorted(zip(standardised.tolist(), signatures, strict=True))]
+    assert [line.name for line in ranking.sources] == names
+    assert ranking.weighed
+    assert not ranking.noise_floor.value
+    weights = spread_weights(gaps)
+    for line in ranking.sources:
+        expected = gaps[list(signatures).index(line.name)] @ weights
+        assert line.gap.per_restart == pytest.approx(expected.tolist(), rel=1e-12)
+
+
+def test_two_sources_are_too_few_to_weigh(library, target):
+    pair = dict(list(opened(library).items())[:2])
+    assert rank_sources(target, pair) == rank_sources(target, pair, weigh=False)
+
+
 def test_a_gradient_of_length_zero_never_stops_the_ranking(library, target):
     sound = rank_sources(target, opened(library), "unit")
     _zero(library, "a-far")
@@ -259,7 +286,7 @@ def test_an_empty_ranking_still_has_a_frame_and_a_table():
 def test_the_table_shows_rank_name_and_gap_at_every_width(width, library, target):
     add_source(library.root, "a-source-with-a-really-long-name", seed=13, budgets=(64,))
     _truncate(library, "z-far")
-    ranking = rank_sources(target, opened(library), floor=compare(target, target))
+    ranking = rank_sources(target, opened(library), halves=(target, target))
     text = text_of(ranking, width)
     flat = "".join(text.split())
     for line in ranking.sources[:-1]:

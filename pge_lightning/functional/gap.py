@@ -9,11 +9,13 @@ from torch import Tensor
 __all__ = [
     "KINDS",
     "Kind",
+    "gaps_by_unit",
     "kernelwise_gap",
     "layerwise_gap",
     "left_out_gaps",
     "principal_gradient_gap",
     "published_gap",
+    "spread_weights",
     "unit_gap",
 ]
 
@@ -104,8 +106,7 @@ def layerwise_gap(source: Stack, target: Stack) -> Tensor:
         >>> layerwise_gap(source, target)
         tensor([1., 0.], dtype=torch.float64)
     """
-    gaps = [1.0 - _cosines(name, source[name], target[name]) for name in _units(source, target)]
-    return torch.stack(gaps).mean(dim=0)
+    return gaps_by_unit(source, target, "layerwise").mean(dim=1)
 
 
 def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
@@ -132,11 +133,63 @@ def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
         >>> kernelwise_gap(source, target)
         tensor([1.], dtype=torch.float64)
     """
+    return gaps_by_unit(source, target, "kernelwise").mean(dim=1)
+
+
+def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "layerwise"]) -> Tensor:
+    """One minus the cosine, per restart and weight unit: what the kernelwise and layerwise gaps are means of.
+
+    Args:
+        source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
+        target: The same units, shapes and number of restarts for the other data set.
+        kind: ``"kernelwise"`` leaves out units of fewer than two dimensions, unless there are no others.
+
+    Returns:
+        ``[restarts, units]`` in float64, units in the order of their names, in [0, 2].
+
+    Raises:
+        ValueError: If the stacks differ in layout or hold a value that is not finite.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import gaps_by_unit
+        >>> source = {"bias": torch.tensor([[1.0]]), "weight": torch.tensor([[[1.0, 0.0]]])}
+        >>> gaps_by_unit(source, {name: -stack for name, stack in source.items()}, "layerwise")
+        tensor([[2., 2.]], dtype=torch.float64)
+    """
     names = _units(source, target)
-    kernels = [name for name in names if source[name].ndim > 2] or names
-    for name in set(names) - set(kernels):
+    chosen = [name for name in names if source[name].ndim > 2] if kind == "kernelwise" else names
+    for name in set(names) - set(chosen):
         _check_finite(name, source[name].sum(), target[name].sum())
-    return layerwise_gap({name: source[name] for name in kernels}, {name: target[name] for name in kernels})
+    return torch.stack([1.0 - _cosines(name, source[name], target[name]) for name in chosen or names], dim=1)
+
+
+def spread_weights(gaps: Tensor) -> Tensor:
+    r"""Weights that give each unit an equal say in a ranking: the inverse of how much its gaps vary over sources.
+
+    Ranking by the gap with these weights is ranking by the mean over units of their standardised gaps: without them,
+    the unit whose cosines happen to vary most decides alone.
+
+    .. math:: w_u \propto 1 / 	ext{std}_s \, (	ext{mean}_k \, 	ext{gap}_{s,k,u}), \quad 	extstyle\sum_u w_u = 1
+
+    Args:
+        gaps: :func:`gaps_by_unit` of every source to one target, ``[sources, restarts, units]``.
+
+    Returns:
+        ``[units]``, which sum to one. A unit in which all sources agree gets no weight; where there are fewer than
+        three sources, or no unit tells them apart, all weights are equal.
+
+    Example:
+        >>> import torch
+        >>> from pge_lightning.functional import spread_weights
+        >>> spread_weights(torch.tensor([[[0.1, 0.4]], [[0.2, 0.6]], [[0.3, 0.8]]], dtype=torch.float64))
+        tensor([0.6667, 0.3333], dtype=torch.float64)
+    """
+    spread = gaps.mean(dim=1).std(dim=0, unbiased=False)
+    # What rounding alone leaves would otherwise get the largest weight.
+    telling = (spread > 1e-9) & (len(gaps) > 2)
+    weights = torch.where(telling, 1.0 / spread, 0.0) if telling.any() else torch.ones_like(spread)
+    return weights / weights.sum()
 
 
 def principal_gradient_gap(source: Stack, target: Stack, kind: Kind = "kernelwise") -> Tensor:
