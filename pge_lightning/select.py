@@ -265,6 +265,8 @@ class SourceSelector:
                 f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
                 "Name the transferred part with `encoder=`."
             )
+        if self.verbose:
+            Console().print(f"Encoder: the {len(longest[0])} units that agree with the sources in name and shape.")
         return lambda _: longest[0]
 
     def _common_budget(self, collector: Collector, sources: Mapping[str, Source | Exception]) -> int:
