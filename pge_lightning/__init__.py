@@ -8,10 +8,11 @@ from pge_lightning.collect import collect_signature
 from pge_lightning.errors import ArtifactError, IncomparableError, PGEError
 from pge_lightning.gap import Gap, compare
 from pge_lightning.library import Library
+from pge_lightning.load import load_encoder
 from pge_lightning.metrics import PrincipalGradientGap
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.rank import Ranking
-from pge_lightning.select import Selection, SourceSelector, load_encoder
+from pge_lightning.select import Selection, SourceSelector
 from pge_lightning.signature import Signature
 
 __all__ = [

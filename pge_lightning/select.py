@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.collect import Collector
@@ -19,6 +19,7 @@ from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import KINDS, Kind
 from pge_lightning.isolation import isolated_randomness
 from pge_lightning.library import Library
+from pge_lightning.load import LoadReport, load_encoder
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking, collect_halves, rank_sources
@@ -26,30 +27,11 @@ from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
 
-__all__ = ["LoadReport", "Selection", "SourceSelector", "load_encoder"]
+__all__ = ["Selection", "SourceSelector"]
 
 S = TypeVar("S")
 T = TypeVar("T")
 Data: TypeAlias = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
-
-
-@dataclass(frozen=True)
-class LoadReport:
-    """What happened to each name when an encoder was loaded.
-
-    Args:
-        loaded: Names whose values were copied into the model.
-        left: Names of the model that the source does not have; they keep their values.
-        skipped: Names of the source that the model does not have in this shape, with the reason.
-    """
-
-    loaded: tuple[str, ...]
-    left: tuple[str, ...]
-    skipped: dict[str, str]
-
-    def __str__(self) -> str:
-        skipped = "".join(f"; skipped {name}: {reason}" for name, reason in self.skipped.items())
-        return f"loaded {len(self.loaded)} tensors, left {len(self.left)} ({', '.join(self.left[:4])}){skipped}"
 
 
 @dataclass(frozen=True)
@@ -65,37 +47,6 @@ class Selection:
     ranking: Ranking
     source: str
     report: LoadReport
-
-
-def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
-    """Copy an encoder's values into a module, in place: optimizers that hold its parameters go on with them.
-
-    Args:
-        module: The module to be fine-tuned.
-        weights: Name inside the module to value, as a library gives them.
-
-    Returns:
-        What was loaded, left and skipped.
-
-    Raises:
-        PGEError: If no name and shape agrees.
-    """
-    own = module.state_dict(keep_vars=True)
-    skipped = {
-        name: "not in the model" if name not in own else f"shape {list(value.shape)}, not {list(own[name].shape)}"
-        for name, value in weights.items()
-        if name not in own or own[name].shape != value.shape
-    }
-    loaded = tuple(name for name in weights if name not in skipped)
-    if not loaded:
-        raise PGEError(
-            f"Expected weights of the same architecture, but no name and shape of {list(weights)[:3]} is in "
-            f"{type(module).__name__}. Build the model as the source was built."
-        )
-    with torch.no_grad():
-        for name in loaded:
-            own[name].copy_(weights[name])
-    return LoadReport(loaded, tuple(name for name in own if name not in weights), skipped)
 
 
 class SourceSelector:

@@ -182,7 +182,10 @@ def test_a_single_part_stays_in_evaluation():
 
 def test_nested_lightning_modules_are_mute():
     outer = nn.ModuleDict({"inner": Points()})
-    isolated_copy(outer).inner.log("any", 1.0)
+    clone = isolated_copy(outer)
+    assert clone.inner.log("any", 1.0) is None
+    assert "log" in vars(clone.inner)
+    assert "log" not in vars(outer.inner)
 
 
 def test_what_cannot_be_copied_is_an_error():

@@ -181,8 +181,11 @@ def test_overwriting_heals_a_damaged_source(local, tmp_path):
     register(local, "digits")
     for path in (tmp_path / "digits").iterdir():
         path.write_bytes(b"rubbish")
-    register(local, "digits", overwrite=True)
+    with pytest.raises(ArtifactError):
+        local.verify("digits")
+    source = register(local, "digits", overwrite=True)
     local.verify("digits")
+    assert local.open("digits") == source
 
 
 def test_an_unknown_source_lists_what_is_there(library):

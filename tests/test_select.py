@@ -16,8 +16,9 @@ from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.gap import KINDS
 from pge_lightning.library import Library
+from pge_lightning.load import load_encoder
 from pge_lightning.probe import PROBES
-from pge_lightning.select import SourceSelector, load_encoder
+from pge_lightning.select import SourceSelector
 from trainer_helpers import (
     LADDER,
     AugmentingData,

@@ -16,7 +16,7 @@ from pge_lightning.app.cells import Cell, CellLog
 from pge_lightning.app.study import Estimator, Study, settings_of
 from pge_lightning.app.tasks import SCRATCH, collect, fit_and_test, seeded_model
 from pge_lightning.errors import PGEError
-from pge_lightning.select import load_encoder
+from pge_lightning.load import load_encoder
 
 __all__ = ["Worker"]
 

@@ -1,10 +1,19 @@
 """The four gaps between two stacks of principal gradients, as pure functions."""
 
-from collections.abc import Iterator, Mapping
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+from pge_lightning.functional.stack import (
+    Stack,
+    check_finite,
+    common_units,
+    cosines,
+    mean_gradients,
+    norms,
+    total,
+)
 
 __all__ = [
     "KINDS",
@@ -20,12 +29,7 @@ __all__ = [
 ]
 
 Kind: TypeAlias = Literal["kernelwise", "layerwise", "unit", "published"]
-Stack: TypeAlias = Mapping[str, Tensor]
-
 KINDS: tuple[Kind, ...] = ("kernelwise", "layerwise", "unit", "published")
-
-# Rows are widened to float64 in pieces of about this many elements, which stay in the processor's cache.
-_PIECE = 2**16
 
 
 def published_gap(source: Stack, target: Stack) -> Tensor:
@@ -53,7 +57,7 @@ def published_gap(source: Stack, target: Stack) -> Tensor:
         >>> published_gap({"weight": torch.tensor([[3.0, 0.0]])}, {"weight": torch.tensor([[0.0, 4.0]])})
         tensor(0.4167, dtype=torch.float64)
     """
-    return _published(_means(source, target))
+    return _published(mean_gradients(source, target))
 
 
 def unit_gap(source: Stack, target: Stack) -> Tensor:
@@ -77,7 +81,7 @@ def unit_gap(source: Stack, target: Stack) -> Tensor:
         >>> unit_gap({"weight": torch.tensor([[3.0, 0.0]])}, {"weight": torch.tensor([[0.0, 4.0]])})
         tensor(1.4142, dtype=torch.float64)
     """
-    return _unit(_means(source, target))
+    return _unit(mean_gradients(source, target))
 
 
 def layerwise_gap(source: Stack, target: Stack) -> Tensor:
@@ -157,11 +161,11 @@ def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "laye
         >>> gaps_by_unit(source, {name: -stack for name, stack in source.items()}, "layerwise")
         tensor([[2., 2.]], dtype=torch.float64)
     """
-    names = _units(source, target)
+    names = common_units(source, target)
     chosen = [name for name in names if source[name].ndim > 2] if kind == "kernelwise" else names
     for name in set(names) - set(chosen):
-        _check_finite(name, source[name].sum(), target[name].sum())
-    return torch.stack([1.0 - _cosines(name, source[name], target[name]) for name in chosen or names], dim=1)
+        check_finite(name, source[name].sum(), target[name].sum())
+    return torch.stack([1.0 - cosines(name, source[name], target[name]) for name in chosen or names], dim=1)
 
 
 def spread_weights(gaps: Tensor) -> Tensor:
@@ -235,7 +239,7 @@ def left_out_gaps(source: Stack, target: Stack, kind: Kind) -> Tensor:
     Raises:
         ValueError: If the stacks cannot be compared, or a mean over the other restarts is zero.
     """
-    means, formula = _means(source, target), _unit if kind == "unit" else _published
+    means, formula = mean_gradients(source, target), _unit if kind == "unit" else _published
     stacks = [(source[name].detach(), target[name].detach()) for name in sorted(source)]
     share = 1 / (len(stacks[0][0]) - 1)
     gaps = []
@@ -247,80 +251,11 @@ def left_out_gaps(source: Stack, target: Stack, kind: Kind) -> Tensor:
 
 
 def _published(means: list[tuple[Tensor, Tensor]]) -> Tensor:
-    source_norm, target_norm = _norms(means)
-    return _total((s - t).square().sum() for s, t in means).sqrt() / (source_norm * target_norm)
+    source_norm, target_norm = norms(means)
+    return total((s - t).square().sum() for s, t in means).sqrt() / (source_norm * target_norm)
 
 
 def _unit(means: list[tuple[Tensor, Tensor]]) -> Tensor:
-    source_norm, target_norm = _norms(means)
+    source_norm, target_norm = norms(means)
     # The root of 2 - 2 cos would leave 1e-8 where the directions agree; the difference itself leaves 1e-16.
-    return _total((s / source_norm - t / target_norm).square().sum() for s, t in means).sqrt().clamp(max=2.0)
-
-
-def _units(source: Stack, target: Stack) -> list[str]:
-    if missing := sorted(source.keys() ^ target.keys()):
-        raise ValueError(f"Expected the same units on both sides, but {missing[:3]} are on one side only.")
-    if not source:
-        raise ValueError("Expected at least one weight unit, but got none.")
-    restarts = {name: stack.shape[:1] for name, stack in source.items()}
-    if len(set(restarts.values())) > 1 or min(restarts.values()) < (1,):
-        found = {name: tuple(shape) for name, shape in restarts.items()}
-        raise ValueError(f"Expected units `[restarts, *shape]` with one number of restarts, but got {found}.")
-    for name, stack in source.items():
-        if stack.shape != target[name].shape:
-            raise ValueError(
-                f"Expected unit '{name}' to have one shape `[restarts, *shape]`, but got {list(stack.shape)} and "
-                f"{list(target[name].shape)}. Compare stacks of one architecture and number of restarts."
-            )
-    # In one order whichever side comes first: that makes the gap symmetric to the last bit.
-    return sorted(source)
-
-
-def _means(source: Stack, target: Stack) -> list[tuple[Tensor, Tensor]]:
-    pairs = []
-    for name in _units(source, target):
-        pair = tuple(side[name].detach().mean(dim=0, dtype=torch.float64) for side in (source, target))
-        _check_finite(name, *(mean.sum() for mean in pair))
-        pairs.append((pair[0], pair[1]))
-    return pairs
-
-
-def _norms(means: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    norms = [_total(pair[side].square().sum() for pair in means).sqrt() for side in (0, 1)]
-    for side, norm in zip(("source", "target"), norms, strict=True):
-        if norm == 0:
-            raise ValueError(
-                f"Expected a gradient with a direction, but the mean over restarts of the {side} is zero in every "
-                "unit. Use the 'kernelwise' gap, or collect the signature with a loss that reaches the encoder."
-            )
-    return norms[0], norms[1]
-
-
-def _cosines(name: str, source: Tensor, target: Tensor) -> Tensor:
-    rows = [side.detach().unsqueeze(-1).flatten(1) for side in (source, target)]
-    count = max(1, _PIECE // max(1, rows[0].shape[1]))
-    pieces = [slice(start, start + count) for start in range(0, len(source), count)]
-    sums = [_products(rows[0][piece].double(), rows[1][piece].double()) for piece in pieces]
-    dot, source_square, target_square = torch.cat(sums, dim=1)
-    _check_finite(name, source_square, target_square)
-    # One root of the product, not a product of roots: for equal rows it is exact, and so is their cosine of 1.
-    squares = source_square * target_square
-    both_zero = (source_square == target_square).double()
-    return torch.where(squares > 0, dot / squares.sqrt(), both_zero).clamp(-1.0, 1.0)
-
-
-def _products(source: Tensor, target: Tensor) -> Tensor:
-    return torch.stack([(a * b).sum(dim=1) for a, b in ((source, target), (source, source), (target, target))])
-
-
-def _check_finite(name: str, source: Tensor, target: Tensor) -> None:
-    for side, value in (("source", source), ("target", target)):
-        if not value.isfinite().all():
-            raise ValueError(
-                f"Expected finite principal gradients, but the {side} holds nan or inf in unit '{name}'. "
-                "Collect it again with a lower learning rate or a loss that stays finite."
-            )
-
-
-def _total(values: Iterator[Tensor]) -> Tensor:
-    return torch.stack(list(values)).sum()
+    return total((s / source_norm - t / target_norm).square().sum() for s, t in means).sqrt().clamp(max=2.0)
