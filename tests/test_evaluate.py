@@ -259,14 +259,14 @@ class TestStudy:
         target = digits.target_job("digits", 0)
         assert instantiate(target.data, _partial_=True).func is SklearnDigits
         assert [probe.budgets for probe in digits.probes] == [(target.data.labels,)]
-        assert (len(gray28.sources), gray28.sources, len(gray28.estimators)) == (10, gray28.targets, 4)
+        assert (len(gray28.sources), gray28.sources, len(gray28.estimators)) == (10, gray28.targets, 8)
         seeds = {gray28.source_job(name).data.permute_classes for name in gray28.sources}
         assert len(seeds) == 10
         assert gray28.target_job("usps", 0).data.labels == 200
         assert gray28.source_job("usps").data.labels is None
         rankings = [gray28.ranking_job("usps", estimator) for estimator in gray28.estimators]
-        assert [job.data.labels for job in rankings] == [200, None, 200, None]
-        assert [job.probe.name for job in rankings] == ["default", "default", "published", "published"]
+        assert [job.data.labels for job in rankings] == [200, None] * 4
+        assert [job.probe.name for job in rankings] == ["default"] * 6 + ["published"] * 2
 
 
 class TestEvaluate:
@@ -376,7 +376,7 @@ class TestEvaluate:
         sabotage = f"+callbacks.kill={{_target_: {__name__}.Saboteur, flag: {flag}, cells: {log}, count: 4}}"
         options = [sabotage.replace(": ", ":"), "evaluate.seeds=[0]"]
         flag.touch()
-        process = multiprocessing.get_context("fork").Process(target=evaluate, args=(config(tmp_path, *options),))
+        process = multiprocessing.get_context("spawn").Process(target=evaluate, args=(config(tmp_path, *options),))
         process.start()
         process.join()
         assert process.exitcode == -signal.SIGKILL
