@@ -1,6 +1,6 @@
 """Rank: sources in the order of their gap to one target, with what is not known about the order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
@@ -97,6 +97,20 @@ class Ranking:
         """Names of the sources that the restarts cannot tell from the best one."""
         return [line.name for line in self.sources[1:] if line.tied]
 
+    def without(self, name: str, reason: str) -> "Ranking":
+        """The ranking after one more source has failed, say because its weights cannot be read.
+
+        Args:
+            name: The source.
+            reason: Why it failed.
+
+        Returns:
+            A ranking whose other gaps are the same, and whose ties are those with the best that is left.
+        """
+        others = [line for line in self.sources if line.name != name]
+        failed = [replace(x, status="failed", reason=reason, gap=None) for x in self.sources if x.name == name]
+        return replace(self, sources=_order([*others, *failed]))
+
     def to_pandas(self) -> pd.DataFrame:
         """One row per source, in the order of the ranking; failed sources have neither rank nor gap.
 
@@ -170,11 +184,16 @@ def rank_sources(
             lines.append(replace(line, status="failed", reason=str(found)))
         else:
             lines.append(replace(line, gap=_weigh(found, weights, target, kind)))
+    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
+    return Ranking(_order(lines), kind, target.probe.name, target.budget, floor, weights is not None)
+
+
+def _order(lines: Iterable[RankedSource]) -> tuple[RankedSource, ...]:
+    """Smallest gap first, ties with it marked, failed sources last."""
+    lines = list(lines)
     ranked = sorted((line.gap.value, line.name, line.gap, line) for line in lines if line.gap is not None)
     marked = [replace(line, tied=line is not ranked[0][3] and tied(gap, ranked[0][2])) for _, _, gap, line in ranked]
-    failed = [line for line in lines if line.gap is None]
-    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
-    return Ranking((*marked, *failed), kind, target.probe.name, target.budget, floor, weights is not None)
+    return (*marked, *(replace(line, tied=False) for line in lines if line.gap is None))
 
 
 def _measure(source: Source | Exception, target: Signature, kind: Kind) -> Tensor | Gap | Exception:

@@ -108,6 +108,8 @@ class SourceSelector:
     def select(self, model: nn.Module, data: Data, **context: Any) -> Selection:
         """Rank the sources, print the table, and load the encoder of the best one into the model.
 
+        Where the weights of the best one cannot be read, it counts as failed, and the next one is loaded.
+
         Args:
             model: The model to be fine-tuned; only its encoder's values change, in place.
             data: The target: a data module, a loader, or an iterable of batches.
@@ -120,7 +122,13 @@ class SourceSelector:
             PGEError: If there are no sources, none compares, or the target's signature cannot be collected.
         """
         ranking = self.rank(model, data, **context)
-        return Selection(ranking, ranking.best.name, self.load(model, ranking.best.name))
+        while True:
+            name = ranking.best.name
+            try:
+                return Selection(ranking, name, self.load(model, name))
+            except (PGEError, OSError) as error:
+                rank_zero_warn(f"Source '{name}' is nearest, but cannot be loaded: {error}")
+                ranking = ranking.without(name, str(error))
 
     def load(self, model: nn.Module, name: str) -> LoadReport:
         """Load the encoder of one source into the model, in place.

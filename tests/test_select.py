@@ -245,7 +245,7 @@ def test_a_best_source_with_damaged_weights_leaves_the_model_alone(library):
     module = Net()
     before = frozen(module_state(module))
     with pytest.raises(ArtifactError, match="SHA-256"):
-        selector(library).select(module, make_loader())
+        selector(library).load(module, "near")
     assert frozen(module_state(module)) == before
 
 
@@ -456,3 +456,20 @@ def test_a_loss_that_is_not_finite_is_refused(library):
             Net(), make_loader()
         )
     assert not (library / ".targets").exists()
+
+
+def test_a_winner_whose_weights_are_damaged_gives_way_to_the_next(library):
+    ranking = selector(library).rank(Net(), make_loader())
+    first, second = (line.name for line in ranking.sources[:2])
+    (weights,) = (library / first).glob("encoder-*")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=f"'{first}' is nearest, but cannot be loaded"):
+        selection = selector(library).select(Net(), make_loader())
+    assert selection.source == selection.ranking.best.name == second
+    failed = selection.ranking.sources[-1]
+    assert (failed.name, failed.status, failed.gap) == (first, "failed", None)
+    assert "SHA-256" in failed.reason
+    for path in library.glob("*/encoder-*"):
+        path.unlink()
+    with pytest.warns(UserWarning, match="cannot be loaded"), pytest.raises(PGEError, match="all 2 failed"):
+        selector(library).select(Net(), make_loader())
