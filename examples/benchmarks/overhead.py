@@ -92,7 +92,7 @@ def main() -> None:
     torch.manual_seed(0)
     x, y = torch.randn(SAMPLES, 1, 28, 28), torch.randint(10, (SAMPLES,))
     print(f"{'network':<14} {'collect s':>10} {'bare s':>8} {'ratio':>6} {'range':>14}   ({options.threads} threads)")
-    for name, build, restarts, steps in (("small CNN", ImageEncoder, 8, 60), ("ResNet-18", ResNet18, 2, 15)):
+    for name, build, restarts, steps in (("small CNN", ImageEncoder, 8, 60), ("ResNet-18", ResNet18, 2, 60)):
         probe = Probe(name="benchmark", restarts=restarts, steps=steps, budgets=(SAMPLES,))
         pairs = [(collection(build, x, y, probe), bare_loop(build, x, y, probe)) for _ in range(options.pairs + 1)][1:]
         ratios = sorted(ours / bare for ours, bare in pairs)
