@@ -82,7 +82,7 @@ class Library:
         if self._folder(name).exists() and not overwrite:
             raise PGEError(
                 f"Expected a new source name, but '{name}' is registered already. Choose another name, pass "
-                "`overwrite=True`, or remove the source first."
+                "`overwrite=True` (`library.overwrite=true` in the shell), or remove the source first."
             )
 
     def names(self) -> list[str]:
