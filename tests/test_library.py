@@ -214,13 +214,6 @@ def test_register_refuses_signatures_that_are_not_there(library):
     assert library.names() == []
 
 
-def test_facts_that_have_no_json_form_are_refused_at_once():
-    with pytest.raises(ValueError, match="Expected facts in JSON types"):
-        SourceFacts("encoder", 2, 3, None, None, 0.0, 0.0, "now", {"tensor": torch.ones(1)})
-    facts = SourceFacts("encoder", None, 3, None, float("nan"), 0.0, 0.0, "now", {"shape": (1, 2), "by": {3: None}})
-    assert facts.extra == {"shape": [1, 2], "by": {"3": None}}
-
-
 def test_remove_takes_the_source_and_leaves_foreign_files(local, tmp_path):
     register(local, "digits")
     register(local, "usps")

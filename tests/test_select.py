@@ -16,7 +16,6 @@ from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.gap import KINDS
 from pge_lightning.library import Library
-from pge_lightning.load import load_encoder
 from pge_lightning.probe import PROBES
 from pge_lightning.select import SourceSelector
 from trainer_helpers import (
@@ -91,39 +90,6 @@ def test_the_report_says_what_was_loaded_and_left(library):
     assert report.skipped == {}
     assert frozen(dict(module.head.named_parameters())) == head
     assert str(report) == "loaded 9 tensors, left 2 (head.weight, head.bias)"
-
-
-def test_another_head_and_extra_units_are_skipped_with_their_reasons():
-    torch.manual_seed(0)
-    module, source = Net(classes=3), Net(classes=10)
-    source.extra = nn.Linear(2, 2, bias=False)
-    before = {name: id(value) for name, value in module.state_dict(keep_vars=True).items()}
-    head = frozen(dict(module.head.named_parameters()))
-    report = load_encoder(module, source.state_dict())
-    assert report.skipped == {
-        "head.weight": "shape [10, 4], not [3, 4]",
-        "head.bias": "shape [10], not [3]",
-        "extra.weight": "not in the model",
-    }
-    assert frozen(encoder_state(module, "encoder")) == frozen(encoder_state(source, "encoder"))
-    assert frozen(dict(module.head.named_parameters())) == head
-    assert {name: id(value) for name, value in module.state_dict(keep_vars=True).items()} == before
-    assert "skipped head.bias: shape [10], not [3]" in str(report)
-
-
-def test_loading_casts_to_the_models_type():
-    module, source = Net().to(torch.bfloat16), Net()
-    load_encoder(module, encoder_state(source, "encoder"))
-    assert module.encoder[0].weight.dtype == torch.bfloat16
-    assert torch.equal(module.encoder[0].weight, source.encoder[0].weight.to(torch.bfloat16))
-
-
-def test_weights_of_another_architecture_are_refused():
-    module = Net()
-    before = frozen(module_state(module))
-    with pytest.raises(PGEError, match=r"no name and shape of \['0.weight', '0.bias'\] is in Net"):
-        load_encoder(module, nn.Linear(2, 2).state_dict(prefix="0."))
-    assert frozen(module_state(module)) == before
 
 
 @pytest.mark.parametrize("data", [Data, AugmentingData, make_loader, lambda: list(make_loader())])
