@@ -48,7 +48,7 @@ def everywhere(work: Callable[[], T], distributed: bool = True) -> list[T]:
     results, failure = list[T](), ""
     try:
         results.append(work())
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other processes must hear of it
         failure = f"Rank {rank}: {error}"
     outcomes = gather((failure, results))
     if failures := [text for text, _ in outcomes if text]:

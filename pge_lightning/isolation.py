@@ -190,7 +190,7 @@ def isolated_copy(module: nn.Module) -> nn.Module:
     """
     try:
         clone = copy.deepcopy(module)
-    except Exception as error:
+    except Exception as error:  # users' classes raise errors of their own kinds
         raise PGEError(
             f"Expected a module that `copy.deepcopy` can copy, but got {type(module).__name__}: {error}. "
             "Replace what cannot be copied (the old `torch.nn.utils.weight_norm` has a successor in "

@@ -140,7 +140,7 @@ def _from_hyperparameters(module: nn.Module) -> Factory | None:
     try:
         with isolated_randomness():
             fresh = factory()
-    except Exception:
+    except Exception:  # a constructor that needs more than was saved: the sweep comes next
         return None
     same = [(n, u.shape) for n, u in fresh.named_parameters()] == [(n, u.shape) for n, u in module.named_parameters()]
     return factory if same else None
