@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pge_lightning import artifact
 from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.probe import is_name
 from pge_lightning.signature import Signature
 from pge_lightning.source import (
     COMMIT,
@@ -92,7 +93,7 @@ class Library:
             Their names, sorted; none where the library does not exist yet.
         """
         names = artifact.list_folder(self._fs, self.root)
-        return [name for name in names if _is_name(name) and self._folder(name).exists()]
+        return [name for name in names if is_name(name) and self._folder(name).exists()]
 
     def put_signature(self, name: str, signature: Signature) -> str:
         """Store a signature for a source that is to be registered later.
@@ -230,7 +231,7 @@ class Library:
             self._fs.rmdir(folder.path)
 
     def _folder(self, name: str) -> SourceFolder:
-        if not _is_name(name):
+        if not is_name(name):
             raise ValueError(
                 f"Expected a source name of letters, digits, '-', '_' and '.', not starting with '.', but got {name!r}."
             )
@@ -244,7 +245,3 @@ class Library:
             source = self.open(name)
             return {source.weights_file.file, *(entry.file for entry in source.signatures)}
         return set()
-
-
-def _is_name(name: str) -> bool:
-    return bool(name) and all(c.isalnum() or c in "-_." for c in name) and not name.startswith(".")

@@ -3,7 +3,12 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-__all__ = ["PROBES", "Probe"]
+__all__ = ["PROBES", "Probe", "is_name"]
+
+
+def is_name(text: str) -> bool:
+    """Whether a name of a probe or source is fit for a file: letters, digits, ``-_.``, not starting with a dot."""
+    return bool(text) and all(c.isalnum() or c in "-_." for c in text) and not text.startswith(".")
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Probe:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(sorted(self.budgets)))
-        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
+        if not is_name(self.name):
             raise ValueError(f"Expected `name` of letters, digits, '-', '_' and '.', but got {self.name!r}.")
         if self.restarts is None and self.paired:
             raise ValueError("Expected a number of `restarts` for paired restarts, but got None. Set `paired=False`.")

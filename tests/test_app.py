@@ -149,6 +149,7 @@ def test_rank_writes_a_table_with_the_nearest_source_first(folder, capsys, monke
     assert frame.gap[0] == content["sources"][0]["gap"] == 0 < frame.gap[1]
     assert (content["kind"], content["probe"], content["budget"]) == ("kernelwise", "fast", 64)
     assert content["noise_floor"] is None
+    assert content["weighed"] is False  # two sources are too few
     assert "sideways" in capsys.readouterr().out
 
 

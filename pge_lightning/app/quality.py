@@ -1,7 +1,9 @@
 """How well scores rank sources, measured against what fine-tuning from them really gave."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,8 +54,7 @@ def weighted_tau(score: ArrayLike, truth: ArrayLike) -> float:
         >>> weighted_tau([3, 2, 1], [0.9, 0.8, 0.7])
         1.0
     """
-    scores, truths = _pair(score, truth)
-    return math.nan if _constant(scores) or _constant(truths) else float(stats.weightedtau(scores, truths).statistic)
+    return _correlation(stats.weightedtau, score, truth)
 
 
 def spearman(score: ArrayLike, truth: ArrayLike) -> float:
@@ -70,8 +71,7 @@ def spearman(score: ArrayLike, truth: ArrayLike) -> float:
         >>> round(spearman([3, 2, 1], [0.9, 0.7, 0.8]), 3)
         0.5
     """
-    scores, truths = _pair(score, truth)
-    return math.nan if _constant(scores) or _constant(truths) else float(stats.spearmanr(scores, truths).statistic)
+    return _correlation(stats.spearmanr, score, truth)
 
 
 def assess(score: ArrayLike, truth: ArrayLike) -> Quality:
@@ -156,6 +156,12 @@ def _pair(score: ArrayLike, truth: ArrayLike) -> tuple[NDArray[np.float64], NDAr
     if not (np.isfinite(scores).all() and np.isfinite(truths).all()):
         raise ValueError("Expected finite scores and truths, but got nan or inf. Leave these sources out.")
     return scores, truths
+
+
+def _correlation(test: Callable[..., Any], score: ArrayLike, truth: ArrayLike) -> float:
+    """The statistic of one of SciPy's tests; nan where one side is constant, which has no order."""
+    pair = _pair(score, truth)
+    return math.nan if any(map(_constant, pair)) else float(test(*pair).statistic)
 
 
 def _constant(values: NDArray[np.float64]) -> bool:

@@ -8,7 +8,7 @@ import lightning as L
 from omegaconf import DictConfig
 
 from pge_lightning.app.build import build_collector, build_data, build_model, build_selector, build_trainer
-from pge_lightning.callbacks.phase import is_dev_run
+from pge_lightning.callbacks.phase import is_dev_run, logged_metrics
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking
@@ -40,7 +40,7 @@ def collect(cfg: DictConfig, probes: Sequence[Probe] = ()) -> float | None:
     trainer = build_trainer(cfg, [callback])
     trainer.fit(model, datamodule=datamodule)
     if is_dev_run(trainer):
-        return _metrics(trainer).get(cfg.optimized_metric)
+        return logged_metrics(trainer).get(cfg.optimized_metric)
     if callback.source is None and trainer.is_global_zero:
         raise PGEError(f"Expected source '{cfg.name}' to be registered, but it was not. See the warnings above.")
     return callback.source.facts.value if callback.source else None
@@ -102,10 +102,10 @@ def fit_and_test(cfg: DictConfig, model: L.LightningModule, datamodule: L.Lightn
     """
     trainer = build_trainer(cfg)
     trainer.fit(model, datamodule=datamodule)
-    metrics = _metrics(trainer)
+    metrics = logged_metrics(trainer)
     if cfg.finetune.test:
         trainer.test(model, datamodule=datamodule, verbose=False)
-        metrics |= _metrics(trainer)
+        metrics |= logged_metrics(trainer)
     if cfg.optimized_metric not in metrics:
         raise ValueError(
             f"Expected `optimized_metric` to be one of {sorted(metrics)}, but got {cfg.optimized_metric!r}. "
@@ -124,6 +124,7 @@ def write_ranking(ranking: Ranking, folder: str | Path) -> None:
     frame = ranking.to_pandas()
     content = {
         "kind": ranking.kind,
+        "weighed": ranking.weighed,
         "probe": ranking.probe,
         "budget": ranking.budget,
         "noise_floor": ranking.noise_floor and ranking.noise_floor.value,
@@ -146,10 +147,6 @@ def seeded_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.Lightn
     if cfg.seed is not None:
         L.seed_everything(cfg.seed, workers=True, verbose=False)
     return build_model(cfg.model, datamodule)
-
-
-def _metrics(trainer: L.Trainer) -> dict[str, float]:
-    return {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
 
 
 def _write_json(content: object, folder: str | Path, file: str) -> Path:

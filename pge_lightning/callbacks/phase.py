@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from pge_lightning.isolation import borrowed
 
-__all__ = ["check_strategy", "is_dev_run", "phase", "phase_context", "resumed"]
+__all__ = ["check_strategy", "is_dev_run", "logged_metrics", "phase", "phase_context", "resumed"]
 
 
 def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
@@ -42,6 +42,11 @@ def resumed(trainer: "pl.Trainer") -> bool:
 def is_dev_run(trainer: Any) -> bool:
     """Whether the Trainer only touches every line once."""
     return bool(trainer.fast_dev_run)
+
+
+def logged_metrics(trainer: "pl.Trainer") -> dict[str, float]:
+    """All scalars that were logged, by their names."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
 
 
 @contextmanager

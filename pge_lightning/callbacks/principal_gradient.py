@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from pge_lightning.callbacks.phase import check_strategy, is_dev_run, phase, phase_context, resumed
+from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_metrics, phase, phase_context, resumed
 from pge_lightning.collect import Collector
 from pge_lightning.distributed import everywhere
 from pge_lightning.encoder import EncoderSpec, encoder_state
@@ -187,7 +187,7 @@ class PrincipalGradientCallback(Callback):
 
     def _metric(self, trainer: "pl.Trainer") -> dict[str, Any]:
         """The recorded metric, and all others that were logged."""
-        logged = {name: float(value) for name, value in trainer.callback_metrics.items() if value.numel() == 1}
+        logged = logged_metrics(trainer)
         chosen = self.metric or getattr(trainer.checkpoint_callback, "monitor", None)
         known = chosen if chosen in logged else None
         return {"metric": known, "value": logged[known] if known else None, "extra": {"metrics": logged}}
