@@ -12,10 +12,11 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pge_lightning.clone import isolated_copy
 from pge_lightning.distributed import everywhere, rank_and_world
 from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, seed_all
+from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
 from pge_lightning.loss import LossFn, make_step
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
