@@ -1,4 +1,4 @@
-"""Runs of two processes, each started by torchrun with a folder; test_exactness.py starts it and reads the outcome."""
+"""Runs of two processes, each started by torchrun with a folder; test_ddp.py starts it and reads the outcome."""
 
 import json
 import sys
