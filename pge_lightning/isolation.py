@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-__all__ = ["borrowed", "derive_seed", "isolated_randomness", "seed_all"]
+__all__ = ["borrowed", "derive_seed", "isolated_randomness", "seed_all", "undone"]
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -58,6 +58,25 @@ def seed_all(seed: int) -> None:
 
 
 @contextmanager
+def undone(undo: Callable[[], None]) -> Generator[None]:
+    """Undo something on leaving, even if an interruption breaks off the undoing itself.
+
+    Args:
+        undo: Puts something back; doing it twice must be as good as once.
+
+    Yields:
+        Nothing.
+    """
+    try:
+        try:
+            yield
+        finally:
+            undo()
+    finally:  # Ctrl-C may have come in the middle of the first one
+        undo()
+
+
+@contextmanager
 def isolated_randomness(seed: int | None = None) -> Generator[None]:
     """Put all global random states back on leaving, also after an exception; seed them on entering if asked.
 
@@ -72,16 +91,18 @@ def isolated_randomness(seed: int | None = None) -> Generator[None]:
     if accelerator is not None:
         many = hasattr(accelerator, "get_rng_state_all")
         on_device = accelerator.get_rng_state_all() if many else accelerator.get_rng_state()
-    try:
-        if seed is not None:
-            seed_all(seed)
-        yield
-    finally:
+
+    def put_back() -> None:
         torch.set_rng_state(states[0])
         np.random.set_state(states[1])
         random.setstate(states[2])
         if accelerator is not None:
             (accelerator.set_rng_state_all if many else accelerator.set_rng_state)(on_device)
+
+    with undone(put_back):
+        if seed is not None:
+            seed_all(seed)
+        yield
 
 
 def _generator_state(value: Any) -> Any | None:
@@ -158,12 +179,14 @@ def borrowed(loader: Any) -> Generator[None]:
     """
     owners = [(owner, dict(vars(owner))) for owner in _reachable(loader)]
     generators = list(_generators(loader, set()))
-    if isinstance(loader, DataLoader):
-        loader._iterator = None
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for owner, attributes in owners:
             _put_back(owner, attributes)
         for value, state in generators:
             _restore_generator(value, state)
+
+    with undone(put_back):
+        if isinstance(loader, DataLoader):
+            loader._iterator = None
+        yield
