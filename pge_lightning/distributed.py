@@ -1,15 +1,24 @@
-"""Several processes: who does which restart, and how results and failures reach all of them."""
+"""Several processes: who does which restart, how results and failures reach all, and what none may do alone."""
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pge_lightning.errors import PGEError
 
-__all__ = ["everywhere", "gather", "rank_and_world"]
+__all__ = ["agree", "everywhere", "gather", "no_collectives", "on_rank_zero", "rank_and_world"]
 
 T = TypeVar("T")
+
+# A share of restarts may take long, and the others wait for it; a process that died is noticed at once.
+_PATIENCE = timedelta(days=7)
+_NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional")
+_own_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -19,38 +28,144 @@ def rank_and_world() -> tuple[int, int]:
     return 0, 1
 
 
+def _own_group() -> Any:
+    """A group of our own, made where all processes meet for the first time."""
+    # On a signal Lightning broadcasts through the default group, in the middle of whatever the process is doing: what
+    # we say to each other there could be taken for it.
+    default = dist.group.WORLD
+    if default not in _own_groups:
+        available = dist.is_gloo_available()
+        _own_groups[default] = dist.new_group(backend="gloo", timeout=_PATIENCE) if available else None
+    return _own_groups[default]
+
+
 def gather(value: T) -> list[T]:
-    """The values of all processes, in the order of their ranks; every process must call it."""
+    """The values of all processes, in the order of their ranks; every process must call it.
+
+    Args:
+        value: What this process has to say; it must pickle.
+
+    Returns:
+        One value per process.
+
+    Raises:
+        PGEError: If a process has died.
+    """
     _, world = rank_and_world()
     if world == 1:
         return [value]
     values: list[T | None] = [None] * world
-    dist.all_gather_object(values, value)
+    with _contact():
+        dist.all_gather_object(values, value, group=_own_group())
     return values  # type: ignore[return-value]  # every place has been filled
 
 
-def everywhere(work: Callable[[], T], distributed: bool = True) -> list[T]:
+@contextmanager
+def _contact() -> Generator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PGEError(
+            f"Expected all {dist.get_world_size()} processes to go on together, but rank {dist.get_rank()} lost "
+            f"contact: {error}. See the output of the process that ended first."
+        ) from error
+
+
+def agree(work: Callable[[], T], distributed: bool = True) -> T:
     """Do a piece of work on every process; where it fails on one, it fails on all instead of leaving them waiting.
 
     Args:
-        work: What this process has to do; its result must pickle.
+        work: What this process has to do. It must not communicate: another process may have failed before it does.
+        distributed: Whether the other processes of the default group call this, too.
+
+    Returns:
+        The result of this process.
+
+    Raises:
+        PGEError: If the work fails on any of several processes; the message names the ranks and their errors. An
+            interruption (``KeyboardInterrupt``, ``SystemExit``) stays what it is on the process that it reached.
+    """
+    if not distributed or rank_and_world()[1] == 1:
+        return work()
+    failure: BaseException | None = None
+    try:
+        result = work()
+    except BaseException as error:  # whatever it is, the other processes must hear of it before they wait
+        failure = error
+    words = gather("" if failure is None else _in_words(failure))
+    if failure is not None and not isinstance(failure, Exception):
+        raise failure
+    if any(words):
+        raise PGEError(" ".join(f"Rank {rank}: {text}" for rank, text in enumerate(words) if text)) from failure
+    return result
+
+
+def _in_words(error: BaseException) -> str:
+    return str(error) if isinstance(error, PGEError) else f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def everywhere(work: Callable[[], T], distributed: bool = True) -> list[T]:
+    """Do a piece of work on every process and bring the results together; where one fails, all fail.
+
+    Args:
+        work: As in :func:`agree`; its result must pickle.
         distributed: Whether the other processes of the default group call this, too.
 
     Returns:
         The results of all processes, in the order of their ranks; of this one alone, if it works alone.
+    """
+    result = agree(work, distributed)
+    return gather(result) if distributed else [result]
 
-    Raises:
-        PGEError: If the work fails on any of several processes; the message names the ranks and their errors.
+
+def on_rank_zero(work: Callable[[], T], distributed: bool = True) -> T:
+    """Do a piece of work on rank zero only; its result, or its error, reaches every process.
+
+    Args:
+        work: As in :func:`agree`; its result must pickle.
+        distributed: Whether the other processes of the default group call this, too.
+
+    Returns:
+        The result of rank zero.
     """
     rank, world = rank_and_world() if distributed else (0, 1)
-    if world == 1:
-        return [work()]
-    results, failure = list[T](), ""
-    try:
-        results.append(work())
-    except Exception as error:  # whatever it is, the other processes must hear of it
-        failure = f"Rank {rank}: {error}"
-    outcomes = gather((failure, results))
-    if failures := [text for text, _ in outcomes if text]:
-        raise PGEError(" ".join(failures))
-    return [result for _, done in outcomes for result in done]
+    result = agree(lambda: work() if rank == 0 else None, distributed)
+    if world > 1:
+        results = [result]
+        with _contact():
+            dist.broadcast_object_list(results, src=0, group=_own_group())
+        result = results[0]
+    return cast(T, result)
+
+
+class _Refusal(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+    """Sees every operator right before it runs."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func.namespace in _NAMESPACES:
+            raise PGEError(
+                f"Expected a training step that one process can take alone, but it communicates with the others "
+                f"through `{func}`. Each process runs whole restarts by itself: give a `loss_fn` without it, or "
+                "collect in one process before `fit`, with `collect_signature` or `SourceSelector`."
+            )
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def no_collectives(watch: bool = True) -> Generator[None]:
+    """Refuse to wait for other processes inside, forward or backward: they are at other work and would never come.
+
+    Args:
+        watch: Whether to look at all; it costs some microseconds per operator. Without other processes nothing is
+            looked at.
+
+    Yields:
+        Nothing.
+    """
+    if not watch or rank_and_world()[1] == 1:
+        yield
+        return
+    with _Refusal():  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
+        yield
