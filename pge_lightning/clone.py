@@ -1,6 +1,7 @@
 """Clone: a copy of the user's module that training, logs and other processes never see."""
 
 import copy
+from types import MethodType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -14,6 +15,14 @@ __all__ = ["isolated_copy"]
 
 def _ignore(*_: Any, **__: Any) -> None:
     """Stands where a copy of a module would log."""
+
+
+def _uncompile(part: nn.Module) -> None:
+    """Give a copy its own methods back: a compiled one is a closure, which a deep copy leaves at the original."""
+    for name, value in list(vars(part).items()):
+        method = getattr(value, "_torchdynamo_orig_callable", None)
+        if isinstance(method, MethodType) and type(method.__self__) is type(part):
+            vars(part)[name] = MethodType(method.__func__, part)
 
 
 def isolated_copy(module: nn.Module) -> nn.Module:
@@ -40,6 +49,7 @@ def isolated_copy(module: nn.Module) -> nn.Module:
     if not clone.training:
         clone.train()
     for part in clone.modules():
+        _uncompile(part)
         if isinstance(part, pl.LightningModule):
             vars(part).update(log=_ignore, log_dict=_ignore)
     return clone
