@@ -36,7 +36,7 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
         Unit to its mean update, ``[*shape]`` on the CPU.
 
     Raises:
-        PGEError: If a loss or an update is not finite, or every batch was skipped.
+        PGEError: If a loss or an update is not finite, every batch was skipped, or no unit moved.
     """
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
@@ -65,6 +65,11 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
                 f"Expected finite updates, but those of unit '{name}' are not. "
                 "Lower the probe's `lr`, or mend the initialisation."
             )
+    if not any(update.any() for update in updates.values()):
+        raise PGEError(
+            "Expected the warm-up to move the encoder, but it moved none of its units: the loss does not depend on "
+            "them. Name another part with `encoder=`, or give a `loss_fn` that uses the module it is given."
+        )
     return updates
 
 
