@@ -44,6 +44,7 @@ class Collector:
         limit: Most batches of the loader to consider.
         distributed: Whether all processes of the default group take part, each with its share of samples and restarts.
         progress: Whether to show a bar over the restarts.
+        check: Called before every step of a warm-up; what it raises ends the collection.
 
     Raises:
         PGEError: If there is no loss, no encoder, a unit that nothing re-initialises, or too few samples.
@@ -64,10 +65,11 @@ class Collector:
         limit: int | None = None,
         distributed: bool = False,
         progress: bool = False,
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.module, self.batches, self.probe = module, batches, Probe.of(probe)
         self.datamodule, self.prepare = datamodule, prepare
-        self.distributed, self.progress = distributed, progress
+        self.distributed, self.progress, self.check = distributed, progress, check
         self.step = make_step(module, loss_fn)
         self.loss = loss_fn or getattr(type(module), "training_step", None)
         self.units = encoder_units(module, encoder)
@@ -197,11 +199,17 @@ class Collector:
         seed_all(derive_seed(probe.seed, "noise", k))
         clone = clone.to(self.device)
         chosen = draw(len(self.pool), budget, probe, k)
-        batches = (place(clone, self.pool.batch(indices), self.device, self.datamodule) for indices in chosen)
+        batches = (self._batch(clone, indices) for indices in chosen)
         try:
             return warm_up(clone, self.units, batches, self.step, probe), hashes
         except PGEError as error:
             raise PGEError(f"In restart {k}: {error}") from error
+
+    def _batch(self, clone: nn.Module, indices: list[int]) -> Any:
+        """The batch of one step, on the device."""
+        if self.check is not None:
+            self.check()
+        return place(clone, self.pool.batch(indices), self.device, self.datamodule)
 
     def _start(self, k: int) -> tuple[nn.Module, Updates]:
         """A re-initialised copy, and its encoder's initial values. Only a paired encoder is equal for all data sets."""
