@@ -19,7 +19,7 @@ from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import KINDS, Kind
 from pge_lightning.isolation import isolated_randomness
 from pge_lightning.library import Library
-from pge_lightning.load import LoadReport, load_encoder
+from pge_lightning.load import LoadReport, load_encoder, whole_or_not_at_all
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking, collect_halves, rank_sources
@@ -122,6 +122,15 @@ class SourceSelector:
             PGEError: If there are no sources, none compares, or the target's signature cannot be collected.
         """
         ranking = self.rank(model, data, **context)
+        with whole_or_not_at_all(model):
+            return self.load_best(model, ranking)
+
+    def load_best(self, model: nn.Module, ranking: Ranking) -> Selection:
+        """Load the encoder of the best source of a ranking that can be read, in place.
+
+        Returns:
+            The ranking, the source's name and what was loaded of it.
+        """
         while True:
             name = ranking.best.name
             try:
