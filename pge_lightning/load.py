@@ -1,14 +1,17 @@
 """Load: copy an encoder's values into the model that is to be fine-tuned, and say what happened to each name."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from pge_lightning.errors import PGEError
 
-__all__ = ["LoadReport", "load_encoder"]
+__all__ = ["LoadReport", "load_encoder", "whole_or_not_at_all"]
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,24 @@ def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport
         for name in loaded:
             own[name].copy_(weights[name])
     return LoadReport(loaded, tuple(name for name in own if name not in weights), skipped)
+
+
+@contextmanager
+def whole_or_not_at_all(module: nn.Module) -> Generator[None]:
+    """Give a module its values back if loading into it is interrupted.
+
+    Args:
+        module: What is loaded into.
+
+    Yields:
+        Nothing.
+    """
+    values = [value for value in chain(module.parameters(), module.buffers()) if not is_lazy(value)]
+    before = [(value, value.detach().clone()) for value in values]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for value, kept in before:
+                value.copy_(kept)
+        raise
