@@ -26,6 +26,7 @@ from pge_lightning.source import (
     SourceFolder,
     decode_file,
     digest_of,
+    file_entry,
     from_json,
     to_json,
 )
@@ -105,8 +106,19 @@ class Library:
         Returns:
             The name of its file, for :meth:`register`.
         """
-        stem = f"{signature.probe.name}-{signature.budget}"
-        return self._folder(name).write(stem, artifact.encode_signature(signature)).file
+        return self._folder(name).write(_stem(signature), artifact.encode_signature(signature)).file
+
+    def drop_signature(self, name: str, signature: Signature) -> None:
+        """Remove what :meth:`put_signature` may have stored, unless a registered source refers to it.
+
+        Args:
+            name: Name of the source.
+            signature: The signature.
+        """
+        file = file_entry(_stem(signature), artifact.encode_signature(signature)).file
+        if file not in self._files(name):
+            artifact.remove_file(self._fs, f"{self._folder(name).path}/{file}")
+            self._remove_if_empty(name)
 
     def get_signature(self, name: str, file: str) -> Signature:
         """Read a signature by its file, whether its source is registered yet or not.
@@ -227,8 +239,11 @@ class Library:
         for file in artifact.list_folder(self._fs, folder.path):
             if FILE.fullmatch(file) or _TEMPORARY.fullmatch(file):
                 artifact.remove_file(self._fs, f"{folder.path}/{file}")
+        self._remove_if_empty(name)
+
+    def _remove_if_empty(self, name: str) -> None:
         with suppress(OSError):
-            self._fs.rmdir(folder.path)
+            self._fs.rmdir(self._folder(name).path)
 
     def _folder(self, name: str) -> SourceFolder:
         if not is_name(name):
@@ -245,3 +260,7 @@ class Library:
             source = self.open(name)
             return {source.weights_file.file, *(entry.file for entry in source.signatures)}
         return set()
+
+
+def _stem(signature: Signature) -> str:
+    return f"{signature.probe.name}-{signature.budget}"

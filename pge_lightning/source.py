@@ -124,8 +124,7 @@ class SourceFolder:
         Returns:
             Its entry.
         """
-        digest = sha256(data).hexdigest()
-        entry = FileEntry(f"{stem}-{digest[:12]}.safetensors", digest)
+        entry = file_entry(stem, data)
         artifact.write_bytes(self.fs, f"{self.path}/{entry.file}", data)
         return entry
 
@@ -192,6 +191,11 @@ class Source:
         """
         stored = self.weights_file
         return self._folder.load(stored.file, stored.sha256, lambda data: artifact.decode(data, kind="encoder")[0])
+
+
+def file_entry(stem: str, data: bytes) -> FileEntry:
+    digest = sha256(data).hexdigest()
+    return FileEntry(f"{stem}-{digest[:12]}.safetensors", digest)
 
 
 def digest_of(file: str) -> str:
