@@ -10,12 +10,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from pge_lightning.isolation import borrowed
+from pge_lightning.isolation import borrowed, isolated_randomness, undone
 
-__all__ = ["check_strategy", "is_dev_run", "logged_metrics", "phase", "phase_context", "resumed"]
+__all__ = ["check_strategy", "is_dev_run", "logged_metrics", "phase", "phase_context"]
 
 
 def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
@@ -32,11 +33,6 @@ def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
             "every device. Please collect or select on a single device before `trainer.fit`, with `collect_signature` "
             "or `SourceSelector`."
         )
-
-
-def resumed(trainer: "pl.Trainer") -> bool:
-    """Whether this fit goes on from a checkpoint, whose weights must stand."""
-    return bool(trainer.ckpt_path) or trainer.global_step > 0
 
 
 def is_dev_run(trainer: Any) -> bool:
@@ -56,12 +52,20 @@ def phase(trainer: Any, name: str) -> Generator[None, None, None]:
     A training step may send something straight to a logger, and a data module's transfer hooks may draw or count.
     """
     loggers = trainer.loggers
-    trainer.loggers = [DummyLogger() for _ in loggers]
-    try:
-        with trainer.profiler.profile(f"[Callback]{name}"), borrowed(getattr(trainer, "datamodule", None)):
-            yield
-    finally:
+
+    def put_back() -> None:
         trainer.loggers = loggers
+
+    with undone(put_back), isolated_randomness(), borrowed(getattr(trainer, "datamodule", None)):
+        trainer.loggers = [DummyLogger() for _ in loggers]
+        with trainer.profiler.profile(f"[Callback]{name}"):
+            yield
+
+
+def _stop_if_terminated(trainer: "pl.Trainer") -> None:
+    """Lightning's handler of SIGTERM leaves a flag; it looks at it between batches, so we look between steps."""
+    if trainer.received_sigterm:
+        raise SIGTERMException
 
 
 def _attach(trainer: "pl.Trainer", clone: nn.Module) -> None:
@@ -104,4 +108,5 @@ def phase_context(trainer: "pl.Trainer") -> tuple[DataLoader[Any], dict[str, Any
         "distributed": trainer.world_size > 1,
         "prepare": prepare,
         "progress": False,
+        "check": partial(_stop_if_terminated, trainer),
     }

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar, cast
@@ -12,11 +13,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_metrics, phase, phase_context, resumed
+from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_metrics, phase, phase_context
 from pge_lightning.collect import Collector
 from pge_lightning.distributed import everywhere
 from pge_lightning.encoder import EncoderSpec, encoder_state
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
 from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
@@ -33,8 +34,14 @@ class PrincipalGradientCallback(Callback):
     """Collect principal gradients before training, and register the source when its training ends.
 
     The phase runs once, in ``on_train_start``, on copies: the training that follows is bit-identical to one without
-    the callback. A run that goes on from a checkpoint skips it and registers the signatures collected before. Under
-    ``fast_dev_run`` one tiny collection touches every line, and nothing is written.
+    the callback. A phase that is interrupted leaves everything as it was, and is run anew where training begins anew,
+    also from a checkpoint written before the first step. A checkpoint written later brings its signatures along; a run
+    that goes on from one without them collects nothing. Under ``fast_dev_run`` one tiny collection touches every line,
+    and nothing is written.
+
+    A callback stands for one source: in a second ``fit`` it neither collects nor registers again. Several callbacks
+    with names of their own may share a Trainer; beside a :class:`SourceSelectionCallback` their order is of no matter,
+    unless parts of the encoder are frozen: then select first, so that the signature is that of the loaded weights.
 
     Args:
         library: The library, or its path or URL.
@@ -109,18 +116,19 @@ class PrincipalGradientCallback(Callback):
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        trainer.should_stop = trainer.should_stop or self.stop_after_collecting
-        self._begin = time.perf_counter()
-        if self._files:
-            return
-        if resumed(trainer):
+        if not self._files and trainer.global_step > 0:
             rank_zero_warn(
                 f"Source '{self.name}' is not collected: this run goes on from a checkpoint written without it."
             )
-            return
-        with phase(trainer, f"{type(self).__name__}.collect"):
-            self._collect(trainer, pl_module)
+        elif not self._files:
+            try:
+                with phase(trainer, f"{type(self).__name__}.collect"):
+                    self._collect(trainer, pl_module)
+            except BaseException:
+                self._forget(trainer)
+                raise
         self._begin = time.perf_counter()
+        trainer.should_stop = trainer.should_stop or self.stop_after_collecting
 
     @override
     def on_fit_end(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -164,23 +172,29 @@ class PrincipalGradientCallback(Callback):
         probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if is_dev_run(trainer) else self.probes
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
-        self.signatures = []
-        for collector, budget in plan:
-            signature = collector.collect(budget)
-            rank_zero_info(
-                f"Collected probe '{collector.probe.name}' of source '{self.name}': {signature.restarts} restarts x "
-                f"{collector.probe.steps} steps at {budget} samples in {signature.seconds:.1f} s."
-            )
-            self.signatures.append(signature)
-        if not is_dev_run(trainer):
-            self._files = _on_rank_zero(trainer, self._store)
-            self._facts = {
-                "encoder": str(self.encoder),
-                "classes": self.classes or getattr(context["datamodule"], "num_classes", None),
-                "samples": len(collectors[0].pool),
-                "seconds_collecting": sum(signature.seconds for signature in self.signatures),
-                "seconds_training": 0.0,
-            }
+        self.signatures = [collector.collect(budget) for collector, budget in plan]
+        seconds = sum(signature.seconds for signature in self.signatures)
+        told = ", ".join(f"'{signature.probe.name}' at {signature.budget} samples" for signature in self.signatures)
+        rank_zero_info(f"Collected source '{self.name}' in {seconds:.1f} s: {told}.")
+        if is_dev_run(trainer):
+            return
+        self._facts = {
+            "encoder": str(self.encoder),
+            "classes": self.classes or getattr(context["datamodule"], "num_classes", None),
+            "samples": len(collectors[0].pool),
+            "seconds_collecting": seconds,
+            "seconds_training": 0.0,
+        }
+        # Last: a checkpoint written meanwhile, as on Slurm's signal, must not say that all is collected.
+        self._files = _on_rank_zero(trainer, self._store)
+
+    def _forget(self, trainer: "pl.Trainer") -> None:
+        """After an interruption nothing has been collected, and the library holds what it held."""
+        stored, self.signatures, self._files, self._facts = self.signatures, [], [], {}
+        if trainer.is_global_zero and not is_dev_run(trainer):
+            with suppress(ArtifactError):  # the interruption is what the user must hear of
+                for signature in stored:
+                    self.library.drop_signature(self.name, signature)
 
     def _store(self) -> list[str]:
         return [self.library.put_signature(self.name, signature) for signature in self.signatures]

@@ -3,29 +3,26 @@
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    Callback,
-    LearningRateFinder,
-    StochasticWeightAveraging,
-    WeightAveraging,
-)
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, LearningRateFinder, ModelPruning, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
-from pge_lightning.callbacks.phase import check_strategy, phase, phase_context, resumed
+from pge_lightning.callbacks.phase import check_strategy, phase, phase_context
+from pge_lightning.load import whole_or_not_at_all
 from pge_lightning.select import Selection, SourceSelector
 
 __all__ = ["SourceSelectionCallback"]
 
-EARLIER = (LearningRateFinder, BatchSizeFinder, WeightAveraging, StochasticWeightAveraging)
+COPYING = (WeightAveraging, ModelPruning)
 
 
 class SourceSelectionCallback(Callback):
     """Select a source and load its encoder when training starts: the one-call form of ``SourceSelector``.
 
     It ranks in ``on_train_start`` and copies the winner's values into the module in place. Prefer the two-call form
-    where other callbacks look at the weights before that hook. A run that goes on from a checkpoint keeps its weights.
+    where other callbacks look at the weights before that hook. A selection is made once: a run that goes on from a
+    checkpoint, and a second ``fit``, keep their weights. An interruption leaves the weights as they were.
 
     Args:
         library: The library, or its path or URL.
@@ -35,7 +32,8 @@ class SourceSelectionCallback(Callback):
         selection: The ranking and what was loaded, after training has started.
 
     Raises:
-        MisconfigurationException: If the Trainer's strategy shards parameters.
+        MisconfigurationException: If the Trainer's strategy shards parameters, or another callback keeps a copy of the
+            weights from before the selection.
         PGEError: As :meth:`~pge_lightning.select.SourceSelector.select`.
 
     Example::
@@ -47,6 +45,15 @@ class SourceSelectionCallback(Callback):
         self.selector = SourceSelector(library, **options)
         self.selection: Selection | None = None
         self._source: str | None = None
+        self._restored = False
+
+    @property
+    @override
+    def state_key(self) -> str:
+        encoder = self.selector.encoder
+        return self._generate_state_key(
+            library=self.selector.library.root, encoder=encoder if isinstance(encoder, str) else None
+        )
 
     @override
     def setup(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule", stage: str) -> None:
@@ -54,22 +61,31 @@ class SourceSelectionCallback(Callback):
             return
         check_strategy(trainer, type(self).__name__)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]  # set by Lightning's callback connector
-            if isinstance(callback, EARLIER):
+            kind = type(callback).__name__
+            if isinstance(callback, COPYING):
+                raise MisconfigurationException(
+                    f"SourceSelectionCallback is not supported with {kind}, which has copied the weights before they "
+                    "are replaced, and may bring them back. Please select with `SourceSelector` before `trainer.fit`."
+                )
+            if isinstance(callback, LearningRateFinder):
                 rank_zero_warn(
-                    f"{type(callback).__name__} looks at the weights before SourceSelectionCallback replaces them. "
-                    "Select with `SourceSelector` before `trainer.fit` instead."
+                    f"{kind} tunes the rate before SourceSelectionCallback replaces the weights. "
+                    "Select with `SourceSelector` before `trainer.fit` to tune it on the selected ones."
                 )
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        if self._source is not None or resumed(trainer):
+        foreign = bool(trainer.ckpt_path) and not self._restored
+        if self._source is not None or trainer.global_step > 0 or foreign:
             rank_zero_info("The weights stand as they are: a source was selected before, or training goes on.")
             return
         self.selector.verbose = self.selector.verbose and trainer.is_global_zero
         loader, context = phase_context(trainer)
         with phase(trainer, f"{type(self).__name__}.select"):
-            self.selection = self.selector.select(pl_module, loader, **context)
-        self._source = self.selection.source
+            ranking = self.selector.rank(pl_module, loader, **context)
+        with whole_or_not_at_all(pl_module):
+            self.selection = self.selector.load_best(pl_module, ranking)
+            self._source = self.selection.source
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -77,4 +93,4 @@ class SourceSelectionCallback(Callback):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._source = state_dict.get("source")
+        self._source, self._restored = state_dict.get("source"), True
