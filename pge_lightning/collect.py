@@ -17,7 +17,7 @@ from pge_lightning.distributed import everywhere, rank_and_world
 from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
-from pge_lightning.loss import LossFn, make_step
+from pge_lightning.loss import LossFn, loss_code, make_step
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
 from pge_lightning.samples import SamplePool, draw, sample_pool
@@ -71,7 +71,7 @@ class Collector:
         self.datamodule, self.prepare = datamodule, prepare
         self.distributed, self.progress, self.check = distributed, progress, check
         self.step = make_step(module, loss_fn)
-        self.loss = loss_fn or getattr(type(module), "training_step", None)
+        self.loss = loss_code(module, loss_fn)
         self.units = encoder_units(module, encoder)
         parameters = dict(module.named_parameters())
         self.shared = [name for name in encoder_state(module, encoder) if name in parameters]
@@ -142,10 +142,8 @@ class Collector:
 
     @property
     def task(self) -> str:
-        """A hash of what the loss asks of the samples: the module's make-up and the code of its loss."""
-        code = getattr(self.loss, "__code__", None) or getattr(type(self.loss).__call__, "__code__", None)
-        content = repr(self.module), code and (code.co_code.hex(), code.co_names)
-        return hashlib.blake2b(repr(content).encode(), digest_size=8).hexdigest()
+        """A hash of what the loss asks of the samples: the module's make-up and its loss."""
+        return hashlib.blake2b(repr((repr(self.module), self.loss)).encode(), digest_size=8).hexdigest()
 
     def fits(self, signature: Signature, budget: int) -> bool:
         """Whether a stored signature is the one that :meth:`collect` would make, up to the machine's arithmetic.
@@ -201,7 +199,7 @@ class Collector:
         chosen = draw(len(self.pool), budget, probe, k)
         batches = (self._batch(clone, indices) for indices in chosen)
         try:
-            return warm_up(clone, self.units, batches, self.step, probe), hashes
+            return warm_up(clone, self.units, batches, self.step(clone), probe), hashes
         except PGEError as error:
             raise PGEError(f"In restart {k}: {error}") from error
 

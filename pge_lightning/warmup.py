@@ -29,7 +29,7 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
         module: A restarted copy, on the device of the batches.
         units: Names of the encoder's units.
         batches: One batch per step.
-        step: Gives the loss of a batch; ``None`` skips it.
+        step: The copy's own, from :func:`~pge_lightning.loss.make_step`.
         probe: Gives optimizer, rate and number of steps.
 
     Returns:
@@ -45,7 +45,7 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
     totals = {name: torch.zeros_like(named[name]) if sgd else named[name].detach().clone() for name in units}
     losses = []
     for index, batch in enumerate(batches):
-        loss = step(module, batch, index)
+        loss = step(batch, index)
         if loss is None:
             continue
         losses.append(loss.detach())

@@ -1,6 +1,7 @@
 """Warm-up by itself: a few steps, their mean update, and batches on their way to it."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ def model():
 def test_the_mean_update_is_what_was_walked_over_steps_and_rate(optimizer):
     probe = Probe(restarts=1, steps=4, optimizer=optimizer, lr=0.1, batch_size=8, budgets=())
     module, plain = model(), model()
-    updates = warm_up(module, ["0.weight"], BATCHES, step, probe)
+    updates = warm_up(module, ["0.weight"], BATCHES, partial(step, module), probe)
     walker = (torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam)(plain.parameters(), lr=0.1)
     begin = copy.deepcopy(plain.state_dict())
     for index, batch in enumerate(BATCHES):
@@ -44,8 +45,9 @@ def test_the_mean_update_is_what_was_walked_over_steps_and_rate(optimizer):
 
 @pytest.mark.parametrize("lost", [lambda *_: None, lambda module, batch, _: module(batch).sum() * torch.nan])
 def test_a_warm_up_whose_loss_got_lost_is_refused(lost):
+    module = model()
     with pytest.raises(PGEError, match="Expected a finite loss at every step, but got"):
-        warm_up(model(), ["0.weight"], BATCHES, lost, Probe(budgets=()))
+        warm_up(module, ["0.weight"], BATCHES, partial(lost, module), Probe(budgets=()))
 
 
 class Doubling(LightningDataModule):
