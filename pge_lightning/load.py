@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pge_lightning.errors import PGEError
+from pge_lightning.sharding import load_shards, sharding, whole_shapes
 
 __all__ = ["LoadReport", "load_encoder", "whole_or_not_at_all"]
 
@@ -36,6 +37,9 @@ class LoadReport:
 def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
     """Copy an encoder's values into a module, in place: optimizers that hold its parameters go on with them.
 
+    The module may be sharded: by ``fully_shard`` or tensor parallelism, where parameters are DTensors, or by
+    ``FullyShardedDataParallel``. Then every process must call this, with the same weights.
+
     Args:
         module: The module to be fine-tuned.
         weights: Name inside the module to value, as a library gives them.
@@ -44,24 +48,39 @@ def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport
         What was loaded, left and skipped.
 
     Raises:
-        PGEError: If no name and shape agrees.
+        PGEError: If no name and shape agrees, or the module is sharded by other means.
     """
-    own = module.state_dict(keep_vars=True)
-    skipped = {
-        name: "not in the model" if name not in own else f"shape {list(value.shape)}, not {list(own[name].shape)}"
-        for name, value in weights.items()
-        if name not in own or own[name].shape != value.shape
-    }
-    loaded = tuple(name for name in weights if name not in skipped)
-    if not loaded:
+    own = whole_shapes(module)
+    reasons = {name: _misfit(name, value, own) for name, value in weights.items()}
+    skipped = {name: reason for name, reason in reasons.items() if reason}
+    chosen = {name: value for name, value in weights.items() if name not in skipped}
+    if not chosen:
         raise PGEError(
             f"Expected weights of the same architecture, but no name and shape of {list(weights)[:3]} is in "
             f"{type(module).__name__}. Build the model as the source was built."
         )
-    with torch.no_grad():
-        for name in loaded:
-            own[name].copy_(weights[name])
-    return LoadReport(loaded, tuple(name for name in own if name not in weights), skipped)
+    if sharding(module):
+        load_shards(module, chosen)
+    else:
+        _copy(chosen, module)
+    return LoadReport(tuple(chosen), tuple(name for name in own if name not in weights), skipped)
+
+
+def _misfit(name: str, value: Tensor, own: Mapping[str, torch.Size | None]) -> str:
+    """Why a value cannot be loaded; nothing if it can."""
+    if name not in own:
+        return "not in the model"
+    shape = own[name]
+    return "" if shape is None or shape == value.shape else f"shape {list(value.shape)}, not {list(shape)}"
+
+
+@torch.no_grad()
+def _copy(weights: Mapping[str, Tensor], module: nn.Module) -> None:
+    own = module.state_dict(keep_vars=True)
+    for name, value in weights.items():
+        if is_lazy(own[name]):
+            own[name].materialize(value.shape)
+        own[name].copy_(value)
 
 
 @contextmanager

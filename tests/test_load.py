@@ -41,3 +41,27 @@ def test_weights_of_another_architecture_are_refused():
     with pytest.raises(PGEError, match=r"no name and shape of \['0.weight', '0.bias'\] is in Net"):
         load_encoder(module, nn.Linear(2, 2).state_dict(prefix="0."))
     assert frozen(module_state(module)) == before
+
+
+def test_a_lazy_module_takes_the_shapes_of_the_source():
+    source, module = nn.Linear(6, 4), nn.LazyLinear(4)
+    before = [id(value) for value in module.parameters()]
+    report = load_encoder(module, source.state_dict())
+    assert report.loaded == ("weight", "bias")
+    assert [id(value) for value in module.parameters()] == before
+    x = torch.randn(2, 6)
+    assert torch.equal(module(x), source(x))
+
+
+def test_extra_state_of_other_types_is_left_alone():
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            raise AssertionError(state)
+
+    module, source = Counting(2, 2), nn.Linear(2, 2)
+    report = load_encoder(module, source.state_dict())
+    assert (report.loaded, report.left) == (("weight", "bias"), ())
+    assert torch.equal(module.weight, source.weight)
