@@ -21,6 +21,7 @@ from pge_lightning.loss import LossFn, loss_code, make_step
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
 from pge_lightning.samples import SamplePool, draw, sample_pool
+from pge_lightning.sharding import check_whole
 from pge_lightning.signature import Signature
 from pge_lightning.warmup import Updates, place, warm_up
 
@@ -67,6 +68,7 @@ class Collector:
         progress: bool = False,
         check: Callable[[], None] | None = None,
     ) -> None:
+        check_whole(module)
         self.module, self.batches, self.probe = module, batches, Probe.of(probe)
         self.datamodule, self.prepare = datamodule, prepare
         self.distributed, self.progress, self.check = distributed, progress, check
