@@ -76,7 +76,8 @@ def _gathered(module: nn.Module) -> dict[str, Tensor]:
             f"Expected the module that FSDP made, but got {type(module).__name__}, which lies inside of it. "
             "Under a Trainer that is `trainer.strategy.model`."
         )
-    whole = fsdp.FullStateDictConfig(offload_to_cpu=True)
+    elsewhere = next(module.parameters()).device.type != "cpu"  # from the CPU to the CPU PyTorch loses the values
+    whole = fsdp.FullStateDictConfig(offload_to_cpu=elsewhere)
     with fsdp_class.state_dict_type(module, fsdp.StateDictType.FULL_STATE_DICT, whole):
         state: dict[str, Tensor] = module.state_dict()
     return state
