@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-__all__ = ["borrowed", "derive_seed", "isolated_randomness", "seed_all", "undone"]
+__all__ = ["borrowed", "derive_seed", "isolated_randomness", "seed_all", "seed_torch", "undone"]
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -41,8 +41,8 @@ def _accelerator() -> Any | None:
     return next((accelerator for accelerator in others if accelerator.is_available()), None)
 
 
-def seed_all(seed: int) -> None:
-    """Seed PyTorch on the CPU and on a device in use, NumPy's global generator and Python's.
+def seed_torch(seed: int) -> None:
+    """Seed PyTorch on the CPU and on a device in use.
 
     ``torch.manual_seed`` would also bind devices that are not in use yet, and costs a hundred times as much.
 
@@ -53,6 +53,15 @@ def seed_all(seed: int) -> None:
     if (accelerator := _accelerator()) is not None:
         many = hasattr(accelerator, "manual_seed_all")
         (accelerator.manual_seed_all if many else accelerator.manual_seed)(seed)
+
+
+def seed_all(seed: int) -> None:
+    """Seed PyTorch, NumPy's global generator and Python's.
+
+    Args:
+        seed: A number in [0, 2**63).
+    """
+    seed_torch(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
