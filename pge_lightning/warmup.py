@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.loss import Step
 from pge_lightning.probe import Probe
@@ -36,7 +37,8 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
         Unit to its mean update, ``[*shape]`` on the CPU.
 
     Raises:
-        PGEError: If a loss or an update is not finite, every batch was skipped, or no unit moved.
+        PGEError: If a loss or an update is not finite, every batch was skipped, no unit moved, or the step
+            communicates with other processes.
     """
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
@@ -45,11 +47,13 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
     totals = {name: torch.zeros_like(named[name]) if sgd else named[name].detach().clone() for name in units}
     losses = []
     for index, batch in enumerate(batches):
-        loss = step(batch, index)
-        if loss is None:
-            continue
+        with no_collectives(watch=not losses):
+            loss = step(batch, index)
+            if loss is None:
+                continue
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         losses.append(loss.detach())
-        for unit, gradient in zip(weights, torch.autograd.grad(loss, weights, allow_unused=True), strict=True):
+        for unit, gradient in zip(weights, gradients, strict=True):
             unit.grad = gradient
         for name, total in totals.items() if sgd else ():
             if (latest := named[name].grad) is not None:
