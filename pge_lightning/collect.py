@@ -4,6 +4,7 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -13,7 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.clone import isolated_copy
-from pge_lightning.distributed import everywhere, rank_and_world
+from pge_lightning.distributed import agree, everywhere, rank_and_world
 from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
@@ -68,10 +69,17 @@ class Collector:
         progress: bool = False,
         check: Callable[[], None] | None = None,
     ) -> None:
-        check_whole(module)
         self.module, self.batches, self.probe = module, batches, Probe.of(probe)
         self.datamodule, self.prepare = datamodule, prepare
         self.distributed, self.progress, self.check = distributed, progress, check
+        self.device = torch.device(device) if device is not None else next(module.parameters()).device
+        agree(partial(self._check_module, loss_fn, encoder, factory), distributed)
+        self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
+        self.data = self._fingerprint()
+
+    def _check_module(self, loss_fn: LossFn | None, encoder: EncoderSpec, factory: Factory | None) -> None:
+        module = self.module
+        check_whole(module)
         self.step = make_step(module, loss_fn)
         self.loss = loss_code(module, loss_fn)
         self.units = encoder_units(module, encoder)
@@ -80,9 +88,6 @@ class Collector:
         self.initialise = make_initialiser(module, factory)
         with isolated_randomness():
             restart(isolated_copy(module), self.shared, self.initialise, seed=0, head_seed=0)
-        self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
-        self.data = self._fingerprint()
-        self.device = torch.device(device) if device is not None else next(module.parameters()).device
         torch.empty(0, device=self.device)  # wakes the device, so that its random state is put back, too
 
     @property
