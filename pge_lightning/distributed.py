@@ -1,5 +1,6 @@
 """Several processes: who does which restart, how results and failures reach all, and what none may do alone."""
 
+import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -7,6 +8,7 @@ from typing import Any, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pge_lightning.errors import PGEError
@@ -17,6 +19,7 @@ T = TypeVar("T")
 
 # A share of restarts may take long, and the others wait for it; a process that died is noticed at once.
 _PATIENCE = timedelta(days=7)
+_ERRORS: tuple[type[BaseException], ...] = (SIGTERMException, KeyboardInterrupt, SystemExit, PGEError)
 _NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional")
 _own_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
@@ -55,15 +58,21 @@ def gather(value: T) -> list[T]:
     if world == 1:
         return [value]
     values: list[T | None] = [None] * world
-    with _contact():
-        dist.all_gather_object(values, value, group=_own_group())
+    with _meeting() as group:
+        dist.all_gather_object(values, value, group=group)
     return values  # type: ignore[return-value]  # every place has been filled
 
 
 @contextmanager
-def _contact() -> Generator[None]:
+def _meeting() -> Generator[Any]:
+    """Wait for the other processes, open to signals: Lightning's handler of SIGTERM needs all of them to answer."""
     try:
-        yield
+        group = _own_group()
+        arrival = dist.barrier(group=group, async_op=True)
+        while not arrival.is_completed():
+            time.sleep(0.005)
+        arrival.wait()
+        yield group
     except RuntimeError as error:
         raise PGEError(
             f"Expected all {dist.get_world_size()} processes to go on together, but rank {dist.get_rank()} lost "
@@ -82,8 +91,8 @@ def agree(work: Callable[[], T], distributed: bool = True) -> T:
         The result of this process.
 
     Raises:
-        PGEError: If the work fails on any of several processes; the message names the ranks and their errors. An
-            interruption (``KeyboardInterrupt``, ``SystemExit``) stays what it is on the process that it reached.
+        PGEError: If the work fails on any of several processes; the message names the ranks and their errors.
+        BaseException: The interruption itself where it hit, and one of its kind elsewhere.
     """
     if not distributed or rank_and_world()[1] == 1:
         return work()
@@ -92,16 +101,23 @@ def agree(work: Callable[[], T], distributed: bool = True) -> T:
         result = work()
     except BaseException as error:  # whatever it is, the other processes must hear of it before they wait
         failure = error
-    words = gather("" if failure is None else _in_words(failure))
+    outcomes = gather((_kind(failure), _in_words(failure)))
     if failure is not None and not isinstance(failure, Exception):
         raise failure
-    if any(words):
-        raise PGEError(" ".join(f"Rank {rank}: {text}" for rank, text in enumerate(words) if text)) from failure
+    if words := " ".join(f"Rank {rank}: {text}" for rank, (_, text) in enumerate(outcomes) if text):
+        raise _ERRORS[min(kind for kind, _ in outcomes)](words) from failure
     return result
 
 
-def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, PGEError) else f"{type(error).__name__}: {error}".rstrip(": ")
+def _kind(failure: BaseException | None) -> int:
+    """Which of the errors stands for this one on other processes."""
+    return next((i for i, kind in enumerate(_ERRORS) if isinstance(failure, kind)), len(_ERRORS) - 1)
+
+
+def _in_words(failure: BaseException | None) -> str:
+    if failure is None or isinstance(failure, PGEError):
+        return str(failure or "")
+    return f"{type(failure).__name__}: {failure}".rstrip(": ")
 
 
 def everywhere(work: Callable[[], T], distributed: bool = True) -> list[T]:
@@ -132,8 +148,8 @@ def on_rank_zero(work: Callable[[], T], distributed: bool = True) -> T:
     result = agree(lambda: work() if rank == 0 else None, distributed)
     if world > 1:
         results = [result]
-        with _contact():
-            dist.broadcast_object_list(results, src=0, group=_own_group())
+        with _meeting() as group:
+            dist.broadcast_object_list(results, src=0, group=group)
         result = results[0]
     return cast(T, result)
 
