@@ -4,17 +4,19 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pge_lightning.reach import reachable
 
 __all__ = ["borrowed", "derive_seed", "isolated_randomness", "seed_all", "seed_torch", "undone"]
+
+_ROLES = ("sampler", "_sampler", "batch_sampler", "dataset", "datasets", "collate_fn")
 
 
 def derive_seed(*parts: str | int) -> int:
@@ -133,37 +135,13 @@ def _restore_generator(value: Any, state: Any) -> None:
         value.set_state(state)
 
 
-def _reachable(root: Any, depth: int = 6) -> Iterator[Any]:
-    """The loader with what it reads through: samplers (Lightning wraps them), collate functions, wrapped data sets."""
-    if root is None or depth == 0 or isinstance(root, type) or not hasattr(root, "__dict__"):
-        return
-    yield root
-    for name in ("sampler", "_sampler", "batch_sampler", "dataset", "collate_fn"):
-        yield from _reachable(getattr(root, name, None), depth - 1)
-    for part in getattr(root, "datasets", None) or ():
-        yield from _reachable(part, depth - 1)
-
-
-def _generators(root: Any, seen: set[int], depth: int = 8) -> Iterator[tuple[Any, Any]]:
-    """Find the random generators that an object holds, itself or in its transforms.
-
-    Args:
-        root: Where to search.
-        seen: Identities of what was searched before.
-        depth: How many levels to go down.
-
-    Yields:
-        Each generator with its state. Long containers are data, not pipelines, and are not searched.
-    """
-    if id(root) in seen or depth == 0 or isinstance(root, (Tensor, np.ndarray, nn.Module, type, ModuleType)):
-        return
-    seen.add(id(root))
-    if (state := _generator_state(root)) is not None:
-        yield root, state
-        return
-    parts = root.values() if isinstance(root, dict) else root if isinstance(root, (list, tuple)) else ()
-    for part in [*(parts if len(parts) <= 256 else ()), *getattr(root, "__dict__", {}).values()]:
-        yield from _generators(part, seen, depth - 1)
+def _owners(found: list[Any]) -> list[Any]:
+    """Loaders, samplers, data sets and collate functions: what a pass over a loader may leave a mark on."""
+    roles = [vars(part).get(role) for part in found if hasattr(part, "__dict__") for role in _ROLES]
+    named = {id(value) for role in roles for value in (role if isinstance(role, (list, tuple)) else [role])}
+    kinds = (DataLoader, Dataset, Sampler)
+    owners = [found[0], *(part for part in found[1:] if isinstance(part, kinds) or id(part) in named)]
+    return [owner for owner in owners if hasattr(owner, "__dict__") and not isinstance(owner, type)]
 
 
 def _put_back(owner: Any, attributes: dict[str, Any]) -> None:
@@ -176,18 +154,19 @@ def _put_back(owner: Any, attributes: dict[str, Any]) -> None:
 
 @contextmanager
 def borrowed(loader: Any) -> Generator[None]:
-    """Read from a loader, its samplers and data sets, and leave their attributes and generators as they were.
+    """Read from loaders, their samplers and data sets, and leave their attributes and generators as they were.
 
-    A persistent workers' iterator is laid aside, so that reading starts one of its own.
+    The iterators of persistent workers are laid aside, so that reading starts others.
 
     Args:
-        loader: A ``DataLoader``, or any iterable of batches.
+        loader: A ``DataLoader``, any iterable of batches, or whatever holds some of them.
 
     Yields:
-        Nothing; the loader is put back on leaving.
+        Nothing; everything is put back on leaving.
     """
-    owners = [(owner, dict(vars(owner))) for owner in _reachable(loader)]
-    generators = list(_generators(loader, set()))
+    found = reachable(loader)
+    owners = [(owner, dict(vars(owner))) for owner in _owners(found)]
+    generators = [(part, state) for part in found if (state := _generator_state(part)) is not None]
 
     def put_back() -> None:
         for owner, attributes in owners:
@@ -196,6 +175,7 @@ def borrowed(loader: Any) -> Generator[None]:
             _restore_generator(value, state)
 
     with undone(put_back):
-        if isinstance(loader, DataLoader):
-            loader._iterator = None
+        for owner, _ in owners:
+            if isinstance(owner, DataLoader):
+                owner._iterator = None
         yield
