@@ -72,12 +72,17 @@ class Collector:
         self.module, self.batches, self.probe = module, batches, Probe.of(probe)
         self.datamodule, self.prepare = datamodule, prepare
         self.distributed, self.progress, self.check = distributed, progress, check
-        self.device = torch.device(device) if device is not None else next(module.parameters()).device
-        agree(partial(self._check_module, loss_fn, encoder, factory), distributed)
+        agree(partial(self._check_module, loss_fn, encoder, factory, device), distributed)
         self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
         self.data = self._fingerprint()
 
-    def _check_module(self, loss_fn: LossFn | None, encoder: EncoderSpec, factory: Factory | None) -> None:
+    def _check_module(
+        self,
+        loss_fn: LossFn | None,
+        encoder: EncoderSpec,
+        factory: Factory | None,
+        device: torch.device | str | None,
+    ) -> None:
         module = self.module
         check_whole(module)
         self.step = make_step(module, loss_fn)
@@ -88,6 +93,7 @@ class Collector:
         self.initialise = make_initialiser(module, factory)
         with isolated_randomness():
             restart(isolated_copy(module), self.shared, self.initialise, seed=0, head_seed=0)
+        self.device = torch.device(device) if device is not None else next(module.parameters()).device
         torch.empty(0, device=self.device)  # wakes the device, so that its random state is put back, too
 
     @property

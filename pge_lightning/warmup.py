@@ -45,7 +45,7 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
     sgd = probe.optimizer == "sgd"
     optimizer = (torch.optim.SGD if sgd else torch.optim.Adam)(weights, lr=probe.lr)
     totals = {name: torch.zeros_like(named[name]) if sgd else named[name].detach().clone() for name in units}
-    losses = []
+    losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         with no_collectives(watch=not losses):
             loss = step(batch, index)
