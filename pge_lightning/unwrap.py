@@ -1,6 +1,7 @@
 """Unwrap: a module as its user wrote it, below what compiling, Fabric or data-parallel training puts around it."""
 
 import copy
+from typing import Any
 
 from lightning.fabric.wrappers import is_wrapped
 from torch import nn
@@ -30,13 +31,13 @@ def plain(module: nn.Module) -> nn.Module:
     return _view(module, {}) if any(_inner(part) is not None for part in module.modules()) else module
 
 
-def _inner(part: nn.Module) -> nn.Module | None:
+def _inner(part: Any) -> nn.Module | None:
     """What a wrapper holds; ``None`` if it is no wrapper."""
     if "_orig_mod" in part._modules:  # asking for the class would import the compiler, which takes seconds
-        return part._modules["_orig_mod"]
+        inner: nn.Module = part._modules["_orig_mod"]
+        return inner
     wraps = is_wrapped(part) or isinstance(part, (DataParallel, DistributedDataParallel))
-    inner: nn.Module | None = part.module if wraps else None
-    return inner
+    return part.module if wraps else None
 
 
 def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
