@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.collect import Collector
+from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import KINDS, Kind
@@ -123,10 +124,15 @@ class SourceSelector:
         """
         ranking = self.rank(model, data, **context)
         with whole_or_not_at_all(model):
-            return self.load_best(model, ranking)
+            return self.load_best(model, ranking, bool(context.get("distributed")))
 
-    def load_best(self, model: nn.Module, ranking: Ranking) -> Selection:
+    def load_best(self, model: nn.Module, ranking: Ranking, distributed: bool = False) -> Selection:
         """Load the encoder of the best source of a ranking that can be read, in place.
+
+        Args:
+            model: The model to be fine-tuned.
+            ranking: From :meth:`rank`.
+            distributed: Whether all processes of the default group call this.
 
         Returns:
             The ranking, the source's name and what was loaded of it.
@@ -134,18 +140,24 @@ class SourceSelector:
         while True:
             name = ranking.best.name
             try:
-                return Selection(ranking, name, self.load(model, name))
+                return Selection(ranking, name, self.load(model, name, distributed))
             except (PGEError, OSError) as error:
                 rank_zero_warn(f"Source '{name}' is nearest, but cannot be loaded: {error}")
                 ranking = ranking.without(name, str(error))
 
-    def load(self, model: nn.Module, name: str) -> LoadReport:
+    def load(self, model: nn.Module, name: str, distributed: bool = False) -> LoadReport:
         """Load the encoder of one source into the model, in place.
+
+        Args:
+            model: The model to be fine-tuned.
+            name: The source.
+            distributed: Whether all processes of the default group call this: rank zero reads, all load the same.
 
         Returns:
             What was loaded, left and skipped.
         """
-        report = load_encoder(model, self.library.open(name).load_weights())
+        weights = on_rank_zero(lambda: self.library.open(name).load_weights(), distributed)
+        report = agree(lambda: load_encoder(model, weights), distributed)
         if self.verbose:
             Console().print(f"Source '{name}': {report}.")
         return report
@@ -156,7 +168,8 @@ class SourceSelector:
         Args:
             model: The model to be fine-tuned.
             data: The target: a data module, a loader, or an iterable of batches.
-            **context: Further arguments of :class:`~pge_lightning.collect.Collector`.
+            **context: Further arguments of :class:`~pge_lightning.collect.Collector`. With ``distributed=True`` all
+                processes of the default group take part; rank zero reads the library, and its ranking counts.
 
         Returns:
             The ranking; sources that cannot be read or compared stand at its end with the reason.
@@ -164,9 +177,13 @@ class SourceSelector:
         Raises:
             PGEError: If there are no sources, or the target's signature cannot be collected.
         """
-        sources = self._open_sources()
-        loader, datamodule = _training_data(data)
-        encoder = self.encoder if self.encoder is not None else self._agreeing_encoder(model, sources)
+        together = bool(context.get("distributed"))
+        sources: dict[str, Source | Exception] = {}  # filled on rank zero only, which decides for all
+        on_rank_zero(lambda: sources.update(self._open_sources()), together)
+        loader, datamodule = agree(lambda: _training_data(data), together)
+        encoder = self.encoder
+        if encoder is None and (units := on_rank_zero(lambda: self._agreeing_units(model, sources), together)):
+            encoder = lambda _: units  # noqa: E731
         collector = Collector(
             model,
             loader,
@@ -181,9 +198,9 @@ class SourceSelector:
                 **context,
             },
         )
-        target = self.signature(collector, self._common_budget(collector, sources))
+        target = self.signature(collector, on_rank_zero(lambda: self._common_budget(collector, sources), together))
         halves = collect_halves(collector) if self.floor else None
-        ranking = rank_sources(target, sources, self.kind, halves, self.weigh)
+        ranking = on_rank_zero(lambda: rank_sources(target, sources, self.kind, halves, self.weigh), together)
         if self.verbose:
             Console().print(ranking)
         return ranking
@@ -217,7 +234,7 @@ class SourceSelector:
             )
         return {name: _attempt(self.library.open, name) for name in names}
 
-    def _agreeing_encoder(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> EncoderSpec:
+    def _agreeing_units(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> frozenset[str] | None:
         """The longest set of units of a source that the model has too, name by name and shape by shape."""
         own = {name: unit.shape for name, unit in model.named_parameters()}
         found = set()
@@ -235,7 +252,7 @@ class SourceSelector:
             )
         if self.verbose:
             Console().print(f"Encoder: the {len(longest[0])} units that agree with the sources in name and shape.")
-        return lambda _: longest[0]
+        return longest[0]
 
     def _common_budget(self, collector: Collector, sources: Mapping[str, Source | Exception]) -> int:
         """The rung to compare at."""

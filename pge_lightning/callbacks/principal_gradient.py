@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_metrics, phase, phase_context
 from pge_lightning.collect import Collector
-from pge_lightning.distributed import everywhere
+from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec, encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
@@ -112,7 +112,7 @@ class PrincipalGradientCallback(Callback):
                 "`stop_after_collecting` is not supported with `min_epochs` or `min_steps`. Please leave them unset."
             )
         if not is_dev_run(trainer) and not self._files:
-            _on_rank_zero(trainer, self._check_library)
+            on_rank_zero(self._check_library, trainer.world_size > 1)
 
     @override
     def on_train_start(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
@@ -167,7 +167,7 @@ class PrincipalGradientCallback(Callback):
         self.library.check_writable()
 
     def _collect(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
-        loader, context = phase_context(trainer)
+        loader, context = agree(lambda: phase_context(trainer), trainer.world_size > 1)
         options = {"encoder": self.encoder, "loss_fn": self.loss_fn, "factory": self.factory, **context}
         probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if is_dev_run(trainer) else self.probes
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
@@ -186,7 +186,7 @@ class PrincipalGradientCallback(Callback):
             "seconds_training": 0.0,
         }
         # Last: a checkpoint written meanwhile, as on Slurm's signal, must not say that all is collected.
-        self._files = _on_rank_zero(trainer, self._store)
+        self._files = on_rank_zero(self._store, trainer.world_size > 1)
 
     def _forget(self, trainer: "pl.Trainer") -> None:
         """After an interruption nothing has been collected, and the library holds what it held."""
@@ -205,12 +205,6 @@ class PrincipalGradientCallback(Callback):
         chosen = self.metric or getattr(trainer.checkpoint_callback, "monitor", None)
         known = chosen if chosen in logged else None
         return {"metric": known, "value": logged[known] if known else None, "extra": {"metrics": logged}}
-
-
-def _on_rank_zero(trainer: "pl.Trainer", action: Callable[[], T]) -> T:
-    """Run something on rank zero; its result, or its error, reaches every rank."""
-    results = everywhere(lambda: action() if trainer.is_global_zero else None, trainer.world_size > 1)
-    return cast(T, results[0])
 
 
 def _tiny(probe: Probe, batch_size: int | None) -> Probe:

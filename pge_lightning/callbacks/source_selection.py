@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from pge_lightning.callbacks.phase import check_strategy, phase, phase_context
+from pge_lightning.distributed import agree
 from pge_lightning.load import whole_or_not_at_all
 from pge_lightning.select import Selection, SourceSelector
 
@@ -80,11 +81,12 @@ class SourceSelectionCallback(Callback):
             rank_zero_info("The weights stand as they are: a source was selected before, or training goes on.")
             return
         self.selector.verbose = self.selector.verbose and trainer.is_global_zero
-        loader, context = phase_context(trainer)
+        together = trainer.world_size > 1
+        loader, context = agree(lambda: phase_context(trainer), together)
         with phase(trainer, f"{type(self).__name__}.select"):
             ranking = self.selector.rank(pl_module, loader, **context)
         with whole_or_not_at_all(pl_module):
-            self.selection = self.selector.load_best(pl_module, ranking)
+            self.selection = self.selector.load_best(pl_module, ranking, together)
             self._source = self.selection.source
 
     @override
