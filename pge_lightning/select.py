@@ -181,16 +181,15 @@ class SourceSelector:
         sources: dict[str, Source | Exception] = {}  # filled on rank zero only, which decides for all
         on_rank_zero(lambda: sources.update(self._open_sources()), together)
         loader, datamodule = agree(lambda: _training_data(data), together)
-        encoder = self.encoder
-        if encoder is None and (units := on_rank_zero(lambda: self._agreeing_units(model, sources), together)):
-            encoder = lambda _: units  # noqa: E731
+        search = self.encoder is None
+        units = on_rank_zero(lambda: self._agreeing_units(model, sources) if search else None, together)
         collector = Collector(
             model,
             loader,
             **{
                 "probe": self.probe,
                 "loss_fn": self.loss_fn,
-                "encoder": encoder,
+                "encoder": self.encoder if units is None else lambda _: units,
                 "factory": self.factory,
                 "device": self.device,
                 "datamodule": datamodule,

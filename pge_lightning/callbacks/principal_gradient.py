@@ -1,11 +1,11 @@
 """The callback that collects a source's signatures and registers it."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -26,8 +26,6 @@ from pge_lightning.signature import Signature
 from pge_lightning.source import Source, SourceFacts
 
 __all__ = ["PrincipalGradientCallback"]
-
-T = TypeVar("T")
 
 
 class PrincipalGradientCallback(Callback):
