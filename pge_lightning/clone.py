@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
+from pge_lightning.closures import rebind
 from pge_lightning.errors import PGEError
 from pge_lightning.unwrap import plain
 
@@ -94,12 +95,13 @@ def _check_memory(module: nn.Module) -> None:
 
 def _deep_copy(module: nn.Module) -> nn.Module:
     shared = [getattr(part, "_fabric", None) for part in module.modules() if isinstance(part, pl.LightningModule)]
+    memo: dict[int, Any] = {id(fabric): fabric for fabric in shared if fabric is not None}
     try:
-        return copy.deepcopy(module, {id(fabric): fabric for fabric in shared if fabric is not None})
+        return rebind(copy.deepcopy(module, memo), memo)
     except Exception:  # users' classes raise errors of their own kinds; the second attempt helps with some
         memo = {id(fabric): fabric for fabric in shared if fabric is not None} | _values(module)
     try:
-        return copy.deepcopy(module, memo)
+        return rebind(copy.deepcopy(module, memo), memo)
     except Exception as error:  # the same
         path = next(_uncopied(module), None)
         where = f" with `{path}`" if path else ""
