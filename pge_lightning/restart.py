@@ -1,166 +1,175 @@
 """Restart: seeded re-initialisation of every weight unit, equal for all data sets where the encoder is equal."""
 
 import hashlib
-import inspect
-from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.nn.parameter import is_lazy
 
+from pge_lightning.clone import isolated_copy
+from pge_lightning.draws import KeyedDraws, SeedOf, module_state
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import derive_seed, isolated_randomness, seed_all
+from pge_lightning.isolation import isolated_randomness
+from pge_lightning.rebuild import Factory, Seeded, constructors, fits, make_rebuild, seeded
+from pge_lightning.sweep import fixed_state, make_sweep, swept
 
-__all__ = ["Factory", "Initialiser", "hash_start", "make_initialiser", "restart"]
+__all__ = ["Factory", "Initialiser", "hash_start", "loaded_units", "make_initialiser", "restart", "twins"]
 
-Factory: TypeAlias = Callable[[], nn.Module]
-Initialiser: TypeAlias = Callable[[nn.Module, int], None]
-
-
-class _KeyedRandomness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-    """Seed each random operation by the unit that it fills: the order of construction is mute.
-
-    What fills no known unit is told apart by its kind, its shape and how often both came.
-
-    Args:
-        seed: The base of all seeds.
-        filled: Takes an operation's number and its first argument, and names the unit.
-    """
-
-    def __init__(self, seed: int, filled: Callable[[int, Any], str | None]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
-        self.seed, self.filled = seed, filled
-        self.seen, self.drawn = dict[tuple[str, str], int](), list[Any]()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **(kwargs or {}))
-        first = args[0] if args else None
-        shape = tuple(first.shape) if isinstance(first, Tensor) else first
-        key = str(func), self.filled(len(self.drawn), first) or str(shape)
-        self.seen[key] = self.seen.get(key, 0) + 1
-        seed_all(derive_seed(self.seed, *key, self.seen[key]))
-        self.drawn.append(func(*args, **(kwargs or {})))
-        return self.drawn[-1]
-
-
-def _storage(value: Any) -> int | None:
-    return value.untyped_storage().data_ptr() if isinstance(value, Tensor) else None
-
-
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return dict(module.named_parameters()) | dict(module.named_buffers())
-
-
-def _filled_units(factory: Factory) -> list[str | None]:
-    """Build a module once to learn which unit each random operation of its constructor fills."""
-    with isolated_randomness(seed=0), _KeyedRandomness(0, lambda *_: None) as recorder:
-        fresh = factory()
-    names = {_storage(unit): name for name, unit in _state(fresh).items()}
-    return [names.get(_storage(value)) for value in recorder.drawn]
-
-
-def _rebuild(factory: Factory) -> Initialiser:
-    """Build a fresh module with the user's own code and copy its values; buffers it lacks stay as they are."""
-    names = _filled_units(factory)
-
-    def filled(number: int, _: Any) -> str | None:
-        return names[number] if number < len(names) else None
-
-    def initialise(module: nn.Module, seed: int) -> None:
-        seed_all(seed)
-        with _KeyedRandomness(seed, filled):
-            fresh = factory()
-        values, weights = _state(fresh), dict(module.named_parameters())
-        for name, unit in _state(module).items():
-            value = values.get(name)
-            if value is not None and value.shape == unit.shape:
-                unit.data.copy_(value.data)
-            elif name in weights:
-                raise PGEError(
-                    f"Expected the factory's module to hold '{name}' of shape {list(unit.shape)}, but got "
-                    f"{'nothing' if value is None else list(value.shape)}. Give a factory of the same module."
-                )
-
-    return initialise
-
-
-def _reset(part: nn.Module) -> None:
-    """Call a module's own reset, whichever name it has."""
-    reset = getattr(part, "reset_parameters", None) or getattr(part, "_reset_parameters", None)
-    if callable(reset):
-        reset()
-
-
-@torch.no_grad()
-def _sweep(module: nn.Module, seed: int) -> None:
-    """Reset all modules, children before parents as constructors do, each unit under a seed of its own.
-
-    Raises:
-        PGEError: If no reset touches some unit.
-    """
-    units = dict(module.named_parameters())
-    owners = {_storage(unit): name for name, unit in units.items()}
-
-    def apply(name: str, reset: Callable[[], Any]) -> None:
-        key = derive_seed(seed, name)
-        seed_all(key)
-        with _KeyedRandomness(key, lambda _, value: owners.get(_storage(value))):
-            reset()
-
-    for unit in units.values():
-        unit.fill_(torch.nan)
-    for name, part in reversed([*module.named_modules()]):
-        apply(name, partial(_reset, part))
-    for outer, model in module.named_modules():
-        if callable(getattr(model, "_init_weights", None)) and hasattr(model, "config"):
-            for name, part in reversed([*model.named_modules(prefix=outer)]):
-                apply(name, partial(model._init_weights, part))
-    if left := [name for name, unit in units.items() if unit.isnan().any()]:
-        raise PGEError(
-            f"Expected every weight unit to be re-initialised, but nothing resets {', '.join(left)}. Give a `factory` "
-            "that builds a fresh module, call `save_hyperparameters()` in the module, or define `reset_parameters()` "
-            "in the part that owns them."
-        )
-
-
-def _from_hyperparameters(module: nn.Module) -> Factory | None:
-    """The module's own constructor with its saved hyper-parameters, where these suffice and hold no module."""
-    saved = dict(module.hparams) if isinstance(module, pl.LightningModule) else {}
-    if not saved or any(isinstance(value, nn.Module) for value in tree_leaves(saved)):
-        return None
-    accepted = inspect.signature(type(module)).parameters
-    if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in accepted.values()):
-        saved = {name: value for name, value in saved.items() if name in accepted}
-    factory: Factory = partial(type(module), **saved)
-    try:
-        with isolated_randomness():
-            fresh = factory()
-    except Exception:  # a constructor that needs more than was saved: the sweep comes next
-        return None
-    same = [(n, u.shape) for n, u in fresh.named_parameters()] == [(n, u.shape) for n, u in module.named_parameters()]
-    return factory if same else None
+Initialiser: TypeAlias = Callable[[nn.Module, SeedOf], None]
 
 
 def make_initialiser(module: nn.Module, factory: Factory | None = None) -> Initialiser:
     """Choose how a module is re-initialised.
 
-    In this order: the user's factory; the constructor with saved hyper-parameters; a sweep over the modules'
-    ``reset_parameters``, with the ``_init_weights`` of Hugging Face models above it.
+    In this order: the user's factory; the module's constructor with saved hyper-parameters, or without any where it
+    needs none; a sweep over the parts' own resets. Frozen parameters keep their values, unless they are a copy of
+    trainable ones.
 
     Args:
         module: The module to be re-initialised, as the user has it.
         factory: Builds a fresh module of the same kind.
 
     Returns:
-        A function of a module of that kind and a seed, which re-initialises the module in place.
+        A function of a module of that kind and the seeds of its units, which re-initialises the module in place.
+
+    Raises:
+        PGEError: If the factory loads units instead of drawing them.
     """
-    build = factory or _from_hyperparameters(module)
-    return _sweep if build is None else _rebuild(build)
+    followers = twins(module)
+    with isolated_randomness():
+        way = _way(module, factory)
+
+    def initialise(copied: nn.Module, seed_of: SeedOf) -> None:
+        way(copied, seed_of)
+        _follow(copied, followers)
+
+    return initialise
+
+
+def _way(module: nn.Module, factory: Factory | None) -> Initialiser:
+    loaded: list[str] | None
+    if factory is not None:
+        build = seeded(factory)
+        loaded = loaded_units(module, build)
+        if loaded:
+            raise PGEError(
+                f"Expected a factory that draws all trainable units, but {', '.join(loaded)} are the same under every "
+                "seed. They are probably loaded: build them without trained weights (from a configuration instead of "
+                "`from_pretrained`), or freeze them."
+            )
+        return make_rebuild(build)
+    for constructor in constructors(module):
+        build = seeded(constructor)
+        try:
+            loaded = loaded_units(module, build) if fits(module, build(lambda _: 0)) else None
+        except Exception:  # ruff: ignore[try-except-continue] (it needs more than is known of it)
+            continue
+        if loaded:
+            rank_zero_info(
+                f"The constructor of {type(module).__name__} loads {', '.join(loaded)} instead of drawing them, so "
+                "that its parts' own resets start the restarts. For another start, give a `factory` that draws them."
+            )
+        elif loaded is not None:
+            return make_rebuild(build)
+    return make_sweep()
+
+
+def loaded_units(module: nn.Module, build: Seeded) -> list[str]:
+    """Trainable units that a constructor loads instead of drawing them.
+
+    These are the same under two seeds, are neither constant nor a pattern of two values, and are something else after
+    a sweep over the constructor's module. Computed tables, which no reset would draw, are no such units.
+
+    Args:
+        module: The user's module.
+        build: Builds a fresh one from seeds.
+
+    Returns:
+        Names in the module's order.
+    """
+    before = hash_start(_comparable(module, build(lambda _: 0)))
+    fresh = build(lambda _: 1)
+    units = _comparable(module, fresh)
+    same = {name for name, value in hash_start(units).items() if before.get(name) == value}
+    suspects = {name: unit for name, unit in units.items() if name in same and not _plain(unit)}
+    if not suspects:
+        return []
+    other = isolated_copy(fresh)
+    state = module_state(other)
+    with (draws := KeyedDraws(lambda _: 2, {name: name for name in state}, state, fixed_state(other))):
+        left = swept(other, draws, tokens=False)
+    return [name for name, unit in suspects.items() if name not in left and not other.get_parameter(name).equal(unit)]
+
+
+def _comparable(module: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
+    trainable = {name for name, unit in module.named_parameters() if unit.requires_grad}
+    known = {name: unit for name, unit in fresh.named_parameters() if name in trainable and not is_lazy(unit)}
+    return {name: unit.detach().to("cpu", torch.float32) for name, unit in known.items()}
+
+
+def _plain(unit: Tensor) -> bool:
+    """Whether a unit is constant or a pattern of two values, as nobody's training makes it."""
+    return len(torch.unique(unit)) <= 2
+
+
+def _looks(part: nn.Module) -> tuple[tuple[str, tuple[int, ...], tuple[float, ...]], ...]:
+    """What parts that are copies of each other have in common, at little cost."""
+    named = [(name, unit.detach()) for name, unit in part.named_parameters() if not is_lazy(unit)]
+    return tuple((name, tuple(unit.shape), tuple(unit.flatten()[:4].tolist())) for name, unit in named)
+
+
+def twins(module: nn.Module) -> dict[str, list[str]]:
+    """Frozen submodules that are copies of other ones, as teachers are.
+
+    Args:
+        module: The user's module.
+
+    Returns:
+        Frozen submodule to the submodules with the same parameters, bit by bit. Constant parts are no copies.
+    """
+    parts = dict(module.named_modules())
+    alike: dict[object, list[str]] = {}
+    for name, part in parts.items():
+        alike.setdefault(_looks(part), []).append(name)
+
+    def found(name: str) -> list[str]:
+        frozen = dict(parts[name].named_parameters())
+        if all(_plain(unit) for unit in frozen.values()):
+            return []
+        others = [other for other in alike[_looks(parts[name])] if not _nested(name, other)]
+        return [o for o in others if all(unit.equal(frozen[n]) for n, unit in parts[o].named_parameters())]
+
+    def search(name: str) -> Iterator[tuple[str, list[str]]]:
+        units = list(parts[name].parameters())
+        frozen = bool(units) and not any(is_lazy(unit) or unit.requires_grad for unit in units)
+        if frozen and (others := found(name)):
+            yield name, others
+            return
+        for child, _ in parts[name].named_children():
+            yield from search(f"{name}.{child}" if name else child)
+
+    return dict(search(""))
+
+
+def _nested(one: str, two: str) -> bool:
+    return f"{one}.".startswith(f"{two}.") or f"{two}.".startswith(f"{one}.")
+
+
+@torch.no_grad()
+def _follow(module: nn.Module, followers: dict[str, list[str]]) -> None:
+    """Copy restarted submodules to their frozen twins."""
+    for name, others in followers.items():
+        frozen = module.get_submodule(name)
+        trained = [
+            part for part in map(module.get_submodule, others) if any(u.requires_grad for u in part.parameters())
+        ]
+        if trained and not any(unit.requires_grad for unit in frozen.parameters()):
+            values = module_state(trained[0])
+            for key, value in module_state(frozen).items():
+                value.copy_(values[key])
 
 
 def restart(
@@ -176,18 +185,15 @@ def restart(
         head_seed: The head's.
 
     Returns:
-        Unit to a copy of its initial values, ``[*shape]``.
+        Trainable unit of the encoder to its initial values, ``[*shape]``, which share storage with the module.
 
     Raises:
         PGEError: If a unit is left uncovered.
     """
-    parameters = dict(module.named_parameters())
-    initialise(module, head_seed)
-    head = {name: unit.data.clone() for name, unit in parameters.items() if name not in set(shared)}
-    initialise(module, seed)
-    for name, value in head.items():
-        parameters[name].data.copy_(value)
-    return {name: parameters[name].data.clone() for name in shared}
+    head = {name for name, _ in module.named_parameters()}.difference(shared)
+    initialise(module, lambda name: head_seed if name in head else seed)
+    units = dict(module.named_parameters())
+    return {name: units[name].detach() for name in shared if units[name].requires_grad}
 
 
 def hash_start(start: dict[str, Tensor]) -> dict[str, str]:

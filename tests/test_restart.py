@@ -143,7 +143,7 @@ def test_a_parent_overrules_its_children_as_in_its_constructor():
     initialise = make_initialiser(module)
     stds = []
     for seed in range(4):
-        initialise(module, seed)
+        initialise(module, lambda _: seed)
         stds.append(module.decoder.layers[0].linear1.weight.std().item())
     xavier = (2 / (16 + 24)) ** 0.5
     assert sum(stds) / 4 == pytest.approx(xavier, rel=0.1)
@@ -177,7 +177,7 @@ def test_a_parent_that_resets_head_and_encoder_keeps_them_paired():
 def test_transformers_parents_overrule_children():
     """A residual projection has a smaller start, which the parent of the projection gives it."""
     module = GPT2Model(GPT2Config(vocab_size=10, n_positions=8, n_embd=32, n_layer=2, n_head=2))
-    make_initialiser(module)(module, 0)
+    make_initialiser(module)(module, lambda _: 0)
     assert module.h[0].mlp.c_proj.weight.std().item() == pytest.approx(0.02 / 2, rel=0.1)
     assert module.h[0].mlp.c_fc.weight.std().item() == pytest.approx(0.02, rel=0.1)
 
@@ -187,7 +187,7 @@ def test_a_model_loaded_from_disk_is_drawn_anew(tmp_path):
     BertModel(config).save_pretrained(tmp_path)
     module = isolated_copy(nn.ModuleDict({"encoder": BertModel.from_pretrained(tmp_path), "head": nn.Linear(32, 3)}))
     before = {name: unit.detach().clone() for name, unit in module.named_parameters()}
-    make_initialiser(module)(module, 0)
+    make_initialiser(module)(module, lambda _: 0)
     weights = [name for name, unit in before.items() if unit.ndim == 2]
     assert all(not torch.equal(before[name], module.get_parameter(name)) for name in weights)
     assert module.encoder.embeddings.word_embeddings.weight.std().item() == pytest.approx(0.02, rel=0.1)
@@ -195,23 +195,24 @@ def test_a_model_loaded_from_disk_is_drawn_anew(tmp_path):
 
 def test_a_bare_parameter_is_an_error_that_names_it_and_the_ways_out():
     module = nn.Sequential(nn.Linear(2, 2))
-    module.register_parameter("token", nn.Parameter(torch.zeros(3)))
-    with pytest.raises(PGEError, match=r"nothing resets token\. Give a `factory`.*save_hyperparameters.*reset_param"):
-        make_initialiser(module)(module, 0)
+    module.register_parameter("scale", nn.Parameter(torch.zeros(3)))
+    ways = r"Give a `factory`.*save_hyperparameters.*reset_parameters.*register_reset"
+    with pytest.raises(PGEError, match=rf"nothing resets scale\. {ways}"):
+        make_initialiser(module)(module, lambda _: 0)
 
 
 def test_a_half_covered_parameter_is_an_error():
     class Half(nn.Module):
-        def __init__(self):
+        def __init__(self, rows):
             super().__init__()
-            self.weight = nn.Parameter(torch.zeros(4, 2))
+            self.weight = nn.Parameter(torch.zeros(rows, 2))
 
         def reset_parameters(self):
             nn.init.normal_(self.weight[:2])
 
-    module = Half()
+    module = Half(4)
     with pytest.raises(PGEError, match="nothing resets weight"):
-        make_initialiser(module)(module, 0)
+        make_initialiser(module)(module, lambda _: 0)
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -228,7 +229,7 @@ def test_hyper_parameters_that_hold_a_module_are_not_reused(nested):
     module.encoder.weight.data.fill_(5.0)
     initialise = make_initialiser(module)
     assert net.weight.eq(5.0).all()
-    initialise(module, 0)
+    initialise(module, lambda _: 0)
     assert module.encoder.weight.unique().numel() == 12
 
 
@@ -245,7 +246,7 @@ def test_hyper_parameters_that_do_not_suffice_are_left_aside():
 
     for module in (Partial(4, 2), Other(3, width=8)):
         initialise = make_initialiser(module)
-        initialise(module, 0)
+        initialise(module, lambda _: 0)
         assert module.encoder.weight.abs().max() < 3**-0.5
 
 
@@ -261,14 +262,14 @@ def test_hyper_parameters_of_a_parent_are_left_to_the_parent():
             self.save_hyperparameters()
 
     for module in (Child(3), Open(3, unused=1)):
-        make_initialiser(module)(module, 0)
+        make_initialiser(module)(module, lambda _: 0)
         assert module.head.weight.eq(0.25).all()
 
 
 def test_buffers_that_a_constructor_does_not_make_stay_as_they_are():
     module = Saved(3)
     module.register_buffer("queue", torch.full((3,), 4.0))
-    make_initialiser(module)(module, 0)
+    make_initialiser(module)(module, lambda _: 0)
     assert module.queue.eq(4.0).all()
 
 
@@ -278,7 +279,7 @@ def test_a_factory_of_another_module_is_refused(classes):
     initialise = make_initialiser(module, lambda: Swept(classes) if classes else nn.Linear(2, 2))
     expected = r"\[3, 10\], but got \[4, 10\]" if classes else "but got nothing"
     with pytest.raises(PGEError, match=expected):
-        initialise(module, 0)
+        initialise(module, lambda _: 0)
 
 
 def test_a_constructor_that_draws_more_than_before_is_still_seeded():
@@ -293,9 +294,9 @@ def test_a_constructor_that_draws_more_than_before_is_still_seeded():
 
     module = nn.Linear(3, 3)
     initialise = make_initialiser(module, factory)
-    initialise(module, 0)
+    initialise(module, lambda _: 0)
     first = module.bias.detach().clone()
-    initialise(module, 0)
+    initialise(module, lambda _: 0)
     assert torch.equal(module.bias, first)
 
 
