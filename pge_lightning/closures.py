@@ -36,8 +36,9 @@ def _rebound(function: FunctionType, copies: dict[int, Any]) -> Any:
     if id(function) in copies:
         return copies[id(function)]
     copies[id(function)] = function  # one that encloses itself
-    cells = tuple(_twin_cell(cell, copies) for cell in function.__closure__ or ())
-    if cells != (function.__closure__ or ()):
+    enclosed = function.__closure__ or ()
+    cells = tuple(_twin_cell(cell, copies) for cell in enclosed)
+    if any(cell is not other for cell, other in zip(cells, enclosed, strict=True)):
         twin = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__, cells)
         twin.__kwdefaults__ = function.__kwdefaults__
         twin.__dict__.update(function.__dict__)

@@ -1,8 +1,12 @@
 """Small modules, data and runs under a real Trainer, for the tests of callbacks and selection."""
 
+import logging
+import multiprocessing
+import os
 import random
 import re
 import signal
+import warnings
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -10,10 +14,12 @@ from pathlib import Path
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from pge_lightning.callbacks import PrincipalGradientCallback
@@ -199,18 +205,89 @@ def generators(data):
     return found
 
 
+PLAIN = (bool, int, float, str, list, tuple, set, dict, np.ndarray, np.random.Generator, random.Random, torch.Generator)
+
+
+def attributes(owner):
+    """What an object keeps in plain Python types; private ones only where they are scalars."""
+    scalars = (bool, int, float, str, type(None))
+    found = vars(owner).items() if hasattr(owner, "__dict__") else ()
+    return {name: value for name, value in found if isinstance(value, scalars if name[0] == "_" else PLAIN)}
+
+
+def metric_state(metric):
+    return {name: value for name, value in vars(metric).items() if isinstance(value, (int, Tensor))}
+
+
 def module_state(module):
-    """Everything a module holds: weights, buffers, metric states, modes, attributes."""
+    """Everything a module holds: weights, buffers, metric states, modes, attributes, hooks."""
+    parts = [part for part in module.modules() if not isinstance(part, Metric)]
+    hooks = [
+        sorted((name, len(kept)) for name, kept in vars(part).items() if name.endswith("_hooks")) for part in parts
+    ]
     return {
         "weights": dict(module.named_parameters()),
         "requires_grad": [unit.requires_grad for unit in module.parameters()],
         "gradients": [unit.grad for unit in module.parameters()],
         "buffers": dict(module.named_buffers()),
-        "metrics": {name: value for name, value in vars(module.accuracy).items() if isinstance(value, (int, Tensor))},
+        "metrics": [metric_state(part) for part in module.modules() if isinstance(part, Metric)],
         "modes": [part.training for part in module.modules()],
-        "attributes": {name: vars(module).get(name) for name in ("calls", "seen", "extra", "generator")},
+        "attributes": [attributes(part) for part in parts],
         "methods": sorted(name for name in vars(module) if callable(vars(module)[name])),
+        "hooks": hooks,
     }
+
+
+def process_state():
+    """What a library could change for the whole process."""
+    filters = [(kind, str(text), category, str(place), line) for kind, text, category, place, line in warnings.filters]
+    return {
+        "grad mode": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
+        "default dtype": torch.get_default_dtype(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "threads": torch.get_num_threads(),
+        "deterministic": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "warnings": filters,
+        "signals": {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)},
+        "logging": [(logging.getLogger(name).level, len(logging.getLogger(name).handlers)) for name in LOGGERS],
+        "global hooks": len(torch.nn.modules.module._global_forward_hooks),
+        "processes": len(multiprocessing.active_children()),
+    }
+
+
+LOGGERS = ("", "lightning", "lightning.pytorch", "pge_lightning", "py.warnings")
+
+
+def trainer_state(trainer, module, data):
+    """What a Trainer and its module hold at one moment of a run."""
+    return frozen({
+        **module_state(module),
+        "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
+        "callback_metrics": dict(trainer.callback_metrics),
+        "global_step": trainer.global_step,
+        "progress": trainer.fit_loop.state_dict(),
+        "trainer": [
+            trainer.should_stop,
+            trainer.num_training_batches,
+            [type(each).__name__ for each in trainer.loggers],
+        ],
+        "randomness": randomness(),
+        "generators": generators(data),
+    })
+
+
+class Watch(Callback):
+    """Keeps what a run holds at one place of the order of callbacks, when training starts for the first time."""
+
+    def __init__(self, data):
+        self.data, self.state, self.process = data, {}, {}
+
+    def on_train_start(self, trainer, pl_module):
+        if not self.state:
+            self.state, self.process = trainer_state(trainer, pl_module, self.data), process_state()
 
 
 def frozen(value):
@@ -228,23 +305,23 @@ def frozen(value):
         return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, dict):
         return {key: frozen(item) for key, item in value.items()}
-    return [frozen(item) for item in value] if isinstance(value, (list, tuple)) else value
+    if isinstance(value, (list, tuple)):
+        return [frozen(item) for item in value]
+    if isinstance(value, set):
+        return set(value)
+    # Objects that are only equal to themselves stand for their type: two runs make them anew.
+    return type(value).__qualname__ if type(value).__eq__ is object.__eq__ else value
 
 
-def trace(trainer, module, data):
-    """All that a finished run leaves behind, bit for bit."""
-    logged = Path(trainer.logger.log_dir, "metrics.csv").read_text() if trainer.is_global_zero else ""
-    return frozen({
-        **module_state(module),
-        "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizers],
-        "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
-        "callback_metrics": dict(trainer.callback_metrics),
-        "logged": logged,
-        "global_step": trainer.global_step,
-        "progress": trainer.fit_loop.state_dict(),
-        "randomness": randomness(),
-        "generators": generators(data),
-    })
+def trace(trainer, module, data, before=None, after=None):
+    """All that a finished run leaves behind, bit for bit; with two watches, also how it started."""
+    path = Path(getattr(trainer.logger, "log_dir", None) or "", "metrics.csv")
+    logged = path.read_text() if path.is_file() and trainer.is_global_zero else ""
+    start = {f"start: {name}": value for name, value in (after.state if after else {}).items()}
+    changed = (
+        {f"process: {name}": before.process[name] != after.process[name] for name in before.process} if after else {}
+    )
+    return {**trainer_state(trainer, module, data), "logged": logged, **start, **changed}
 
 
 def differing(one, other):
@@ -253,8 +330,8 @@ def differing(one, other):
     return [name for name in one if one[name] != other[name]]
 
 
-def logger(folder):
-    return CSVLogger(str(folder), name="log", version=0, flush_logs_every_n_steps=1)
+def logger(folder, version=0):
+    return CSVLogger(str(folder), name="log", version=version, flush_logs_every_n_steps=1)
 
 
 def add_source(folder, name, seed=0, probe=LADDER, budgets=None, module=None, encoder="encoder", samples=128):
