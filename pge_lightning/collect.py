@@ -19,9 +19,10 @@ from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
 from pge_lightning.loss import LossFn, loss_code, make_step
+from pge_lightning.pool import SamplePool
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
-from pge_lightning.samples import SamplePool, draw, sample_pool
+from pge_lightning.samples import sample_pool
 from pge_lightning.sharding import check_whole
 from pge_lightning.signature import Signature
 from pge_lightning.warmup import Updates, place, warm_up
@@ -34,7 +35,7 @@ class Collector:
 
     Args:
         module: The user's module; only copies of it are touched.
-        batches: A ``DataLoader``, or any iterable of batches of tensors.
+        batches: A ``DataLoader``, any iterable of batches, or several of them as Lightning combines them.
         probe: The recipe, or the name of a shipped one.
         loss_fn: Takes a copy of the module and a batch and returns a scalar loss; by default the LightningModule's own
             ``training_step`` gives it.
@@ -209,7 +210,7 @@ class Collector:
             self.prepare(clone)
         seed_all(derive_seed(probe.seed, "noise", k))
         clone = clone.to(self.device)
-        chosen = draw(len(self.pool), budget, probe, k)
+        chosen = self.pool.draw(budget, probe, k)
         batches = (self._batch(clone, indices) for indices in chosen)
         try:
             return warm_up(clone, self.units, batches, self.step(clone), probe), hashes
@@ -264,7 +265,7 @@ def collect_signature(
 
     Args:
         module: Any module; a LightningModule brings its own loss.
-        batches: A ``DataLoader``, or any iterable of batches of tensors.
+        batches: A ``DataLoader``, any iterable of batches, or several of them as Lightning combines them.
         loss_fn: Takes a copy of the module and a batch and returns a scalar loss.
         probe: The recipe, or the name of a shipped one.
         budget: Sample budget; by default the largest rung of the probe's ladder that the samples fill.

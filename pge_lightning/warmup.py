@@ -111,4 +111,11 @@ def place(module: nn.Module, batch: Any, device: torch.device, datamodule: pl.Li
         batch = hook("on_after_batch_transfer")(batch, 0)
     else:
         batch = move_data_to_device(batch, device)
-    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, batch)
+    return tree_map(_in_float32, batch)
+
+
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    graph = hasattr(value, "apply_") and hasattr(value, "apply")  # of torch_geometric, which holds tensors of its own
+    return value.apply(_in_float32) if graph else value

@@ -22,8 +22,9 @@ from torch.utils.data import (
 
 from helpers import TINY, points
 from pge_lightning.errors import PGEError
+from pge_lightning.pool import draw
 from pge_lightning.probe import PROBES, Probe
-from pge_lightning.samples import draw, sample_pool
+from pge_lightning.samples import sample_pool
 
 DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
 WITHOUT_LADDER = Probe(name="all", restarts=2, steps=2, batch_size=8, budgets=())
@@ -175,8 +176,7 @@ def test_streams_are_read_once_up_to_the_largest_rung(workers):
 
     stream = Sharded(1000)
     pool = sample_pool(DataLoader(stream, 10, num_workers=workers), TINY)
-    assert len(pool) == 70
-    assert len(set(held(pool))) == 70
+    assert held(pool) == list(range(64))
     assert stream.passes == 0
     assert len(sample_pool(DataLoader(stream, 10), WITHOUT_LADDER)) == 1000
 
@@ -212,7 +212,8 @@ def test_a_loader_without_batches_gives_its_own():
         ([{"a": torch.ones(20)}, {"b": torch.ones(20)}], "after"),
         ([(torch.ones(20), torch.ones(19))], r"got \(\(20,\), \(19,\)\)\. Pad"),
         ([(torch.ones(20), torch.tensor(1.0))], r"got \(\(20,\), \(\)\)"),
-        ([(torch.ones(20), ["a"] * 20)], "got .*'str'"),
+        ([(torch.ones(20), ["a"] * 19)], "got .*'str'"),
+        ([(torch.ones(20), "a")], r"got \(\(20,\), 'str'\)"),
         ([torch.ones(20), "text"], "got str"),
         ([[]], r"got \[\]"),
     ],

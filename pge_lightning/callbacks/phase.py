@@ -10,9 +10,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset
 
 from pge_lightning.isolation import borrowed, isolated_randomness, undone
 
@@ -73,37 +73,41 @@ def _attach(trainer: "pl.Trainer", clone: nn.Module) -> None:
         clone.trainer = trainer
 
 
-def _check_stream(dataset: Any) -> None:
-    """Refuse a stream that goes on where it stopped: training would miss what the phase has read of it."""
-    held = [name for name, value in getattr(dataset, "__dict__", {}).items() if isinstance(value, Iterator)]
-    if isinstance(dataset, IterableDataset) and held:
-        raise MisconfigurationException(
-            f"Collecting is not supported with {type(dataset).__name__}, whose `{held[0]}` is an iterator that cannot "
-            "be put back. Please make it anew in `__iter__`, or call `collect_signature` or `SourceSelector` with "
-            "other batches before `trainer.fit`."
-        )
+def _training_data(trainer: Any) -> Any:
+    """The processed training loader, or several of them combined as the Trainer does."""
+    loaders = trainer.train_dataloader
+    if not isinstance(loaders, (dict, list, tuple)):
+        return loaders
+    # The Trainer makes one of its own where it was given none, and shows neither.
+    own = getattr(trainer.fit_loop, "_combined_loader", None)
+    combined = CombinedLoader(loaders, getattr(own, "_mode", "max_size_cycle"))
+    combined.limits = getattr(own, "limits", None)
+    return combined
 
 
-def phase_context(trainer: "pl.Trainer") -> tuple[DataLoader[Any], dict[str, Any]]:
-    """The processed training loader, and what a collector needs to know of the Trainer.
+def phase_context(trainer: "pl.Trainer") -> tuple[Any, dict[str, Any]]:
+    """The processed training data, and what a collector needs to know of the Trainer.
 
     Returns:
-        The loader, and further arguments of :class:`~pge_lightning.collect.Collector`.
+        A loader, or a ``CombinedLoader`` of several with a limit for each; and further arguments of
+        :class:`~pge_lightning.collect.Collector`.
 
     Raises:
-        MisconfigurationException: If there is not exactly one loader, or it reads a stream that cannot start anew.
+        MisconfigurationException: If the training data are an iterator, which reading would use up.
     """
-    loader = trainer.train_dataloader
-    if not isinstance(loader, DataLoader):
-        raise MisconfigurationException(
-            f"Collecting is not supported with a {type(loader).__name__} of training loaders. Please train with one "
-            "DataLoader, or call `collect_signature` with the batches that should count."
-        )
-    _check_stream(loader.dataset)
+    data = _training_data(trainer)
+    for loader in data.flattened if isinstance(data, CombinedLoader) else [data]:
+        if isinstance(loader, Iterator) and not hasattr(loader, "__dict__"):
+            raise MisconfigurationException(
+                f"Collecting is not supported with a {type(loader).__name__} as training data, which can be read only "
+                "once. Please train with a DataLoader, or call `collect_signature` or `SourceSelector` with other "
+                "batches before `trainer.fit`."
+            )
     prepare: Callable[[nn.Module], None] = partial(_attach, trainer)
     batches = trainer.num_training_batches
-    return loader, {
-        "limit": int(batches) if batches != float("inf") else None,
+    unlimited = isinstance(data, CombinedLoader) or batches == float("inf")
+    return data, {
+        "limit": None if unlimited else int(batches),
         "datamodule": getattr(trainer, "datamodule", None),
         "distributed": trainer.world_size > 1,
         "prepare": prepare,

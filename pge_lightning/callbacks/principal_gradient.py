@@ -167,7 +167,7 @@ class PrincipalGradientCallback(Callback):
     def _collect(self, trainer: "pl.Trainer", pl_module: "pl.LightningModule") -> None:
         loader, context = agree(lambda: phase_context(trainer), trainer.world_size > 1)
         options = {"encoder": self.encoder, "loss_fn": self.loss_fn, "factory": self.factory, **context}
-        probes = [_tiny(probe, loader.batch_size) for probe in self.probes] if is_dev_run(trainer) else self.probes
+        probes = [_tiny(probe, loader) for probe in self.probes] if is_dev_run(trainer) else self.probes
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
         self.signatures = [collector.collect(budget) for collector, budget in plan]
@@ -205,8 +205,9 @@ class PrincipalGradientCallback(Callback):
         return {"metric": known, "value": logged[known] if known else None, "extra": {"metrics": logged}}
 
 
-def _tiny(probe: Probe, batch_size: int | None) -> Probe:
-    """A probe of one step on one batch, to touch every line."""
-    size = min(probe.batch_size, batch_size or probe.batch_size)
+def _tiny(probe: Probe, data: Any) -> Probe:
+    """A probe of one step on one batch of the training data, to touch every line."""
+    sizes = [getattr(loader, "batch_size", None) or 2 for loader in getattr(data, "flattened", [data])]
+    size = min(probe.batch_size, *sizes)
     restarts = probe.restarts and min(probe.restarts, 2)
     return replace(probe, restarts=restarts, steps=1, batch_size=size, budgets=(size,) if probe.budgets else ())
