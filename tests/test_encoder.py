@@ -2,11 +2,23 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5Model,
+)
 
 from helpers import Points
 from pge_lightning.encoder import encoder_state, encoder_units
 from pge_lightning.errors import PGEError
+from test_unwrap import WRAPS
 
 
 class Nested(nn.Module):
@@ -90,9 +102,89 @@ def test_frozen_units_are_no_units_and_a_frozen_encoder_is_an_error():
     module.encoder.requires_grad_(False)
     with pytest.raises(PGEError, match=r"but got 6 frozen ones\. Unfreeze"):
         encoder_units(module)
+    assert len(encoder_units(module, thaw=True)) == 6
+    assert len(encoder_state(module)) == 9
 
 
-def test_integer_parameters_are_no_units():
+def test_integer_parameters_are_no_units_and_complex_ones_are():
     module = nn.ModuleDict({"encoder": nn.Linear(2, 2)})
     module.encoder.register_parameter("table", nn.Parameter(torch.arange(3), requires_grad=False))
-    assert encoder_units(module) == ["encoder.weight", "encoder.bias"]
+    module.encoder.register_parameter("wave", nn.Parameter(torch.randn(2, dtype=torch.complex64)))
+    for thaw in (False, True):
+        assert encoder_units(module, thaw=thaw) == ["encoder.weight", "encoder.bias", "encoder.wave"]
+
+
+def test_a_tied_parameter_is_a_unit_whichever_name_comes_first():
+    module = nn.ModuleDict({"head": nn.Linear(2, 3, bias=False), "encoder": nn.Embedding(3, 2)})
+    module.encoder.weight = module.head.weight
+    assert encoder_units(module) == ["head.weight"]
+    assert list(encoder_state(module)) == ["encoder.weight"]
+
+
+def test_a_module_without_parameters_is_told_to_make_them():
+    with pytest.raises(PGEError, match=r"with parameters, but Sequential has none.*`configure_model`, call it first"):
+        encoder_units(nn.Sequential())
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+@pytest.mark.parametrize("encoder", [None, "encoder", "encoder.*", lambda _: ["encoder.0.weight"]])
+def test_wrappers_do_not_change_names(wrap, encoder):
+    expected, module = Points(), wrap(Points())
+    assert encoder_units(module, encoder) == encoder_units(expected, encoder)
+    assert list(encoder_state(module, encoder)) == list(encoder_state(expected, encoder))
+
+
+# Hugging Face models
+
+
+def small(kind, **options):
+    if kind.__name__.startswith("T5"):
+        return kind(T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=20, **options))
+    if kind.__name__.startswith("GPT2"):
+        return kind(GPT2Config(n_embd=8, n_layer=1, n_head=2, vocab_size=20, eos_token_id=1, bos_token_id=1, **options))
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return kind(BertConfig(**sizes, vocab_size=20, **options))
+
+
+class Holds(nn.Module):
+    def __init__(self, **parts):
+        super().__init__()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.head = nn.Linear(8, 2)
+
+
+def lora(model, **options):
+    return get_peft_model(model, LoraConfig(r=2, target_modules=["query", "value"], **options))
+
+
+@pytest.mark.parametrize(
+    ("build", "expected"),
+    [
+        (lambda: Holds(model=small(BertModel)), "model"),
+        (lambda: Holds(encoder=small(BertModel)), "encoder"),
+        (lambda: Holds(backbone=Holds(bert=small(BertModel))), "backbone"),
+        (lambda: Holds(net=Holds(bert=small(BertModel))), "net.bert"),
+        (lambda: Holds(model=small(BertForSequenceClassification, num_labels=3)), "model.bert"),
+        (lambda: Holds(model=small(GPT2LMHeadModel)), "model.transformer"),
+        (lambda: Holds(model=small(T5Model)), "model"),
+        (lambda: Holds(model=small(T5ForConditionalGeneration)), "model.encoder"),
+        (lambda: small(BertForSequenceClassification), "bert"),
+        (lambda: small(BertModel), ""),
+        (lambda: Holds(model=lora(small(BertModel))), "model.base_model.model"),
+        (lambda: Holds(model=lora(small(BertForSequenceClassification))), "model.base_model.model.bert"),
+        (lambda: Holds(model=torch.compile(small(BertModel), backend="eager")), "model"),
+    ],
+)
+def test_the_pretrained_base_is_the_encoder(build, expected):
+    module = build()
+    assert encoder_units(module) == encoder_units(module, expected)
+    assert encoder_state(module).keys() == encoder_state(module, expected).keys()
+
+
+def test_two_pretrained_models_are_ambiguous():
+    module = Holds(text=small(BertModel), other=small(GPT2LMHeadModel))
+    with pytest.raises(PGEError, match=r"found \['other\.transformer', 'text'\]"):
+        encoder_units(module)
+    with pytest.raises(PGEError, match=r"found \['features', 'text'\]"):
+        encoder_units(Holds(text=small(BertModel), features=nn.Linear(2, 2)))
