@@ -1,6 +1,9 @@
 """Several processes: who does which restart, how results and failures reach all, and what none may do alone."""
 
+import signal
+import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -13,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pge_lightning.errors import PGEError
 
-__all__ = ["agree", "everywhere", "gather", "no_collectives", "on_rank_zero", "rank_and_world"]
+__all__ = ["agree", "everywhere", "gather", "no_collectives", "on_rank_zero", "rank_and_world", "terminated"]
 
 T = TypeVar("T")
 
@@ -21,6 +24,7 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
 _ERRORS: tuple[type[BaseException], ...] = (SIGTERMException, KeyboardInterrupt, SystemExit, PGEError)
 _NAMESPACES = ("c10d", "_c10d_functional", "c10d_functional")
+_terminations: list[int] = []
 _own_groups: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
 
 
@@ -54,18 +58,23 @@ def gather(value: T) -> list[T]:
     Raises:
         PGEError: If a process has died.
     """
+    return _exchange(lambda: value)
+
+
+def _exchange(speak: Callable[[], T]) -> list[T]:
+    """What all processes have to say once they have met."""
     _, world = rank_and_world()
     if world == 1:
-        return [value]
+        return [speak()]
     values: list[T | None] = [None] * world
     with _meeting() as group:
-        dist.all_gather_object(values, value, group=group)
+        dist.all_gather_object(values, speak(), group=group)
     return values  # type: ignore[return-value]  # every place has been filled
 
 
 @contextmanager
 def _meeting() -> Generator[Any]:
-    """Wait for the other processes, open to signals: Lightning's handler of SIGTERM needs all of them to answer."""
+    """Wait for the other processes, open to signals: a handler may need all of them to answer."""
     try:
         group = _own_group()
         arrival = dist.barrier(group=group, async_op=True)
@@ -97,11 +106,15 @@ def agree(work: Callable[[], T], distributed: bool = True) -> T:
     if not distributed or rank_and_world()[1] == 1:
         return work()
     failure: BaseException | None = None
-    try:
-        result = work()
-    except BaseException as error:  # whatever it is, the other processes must hear of it before they wait
-        failure = error
-    outcomes = gather((_kind(failure), _in_words(failure)))
+    with _holding_termination():
+        try:
+            result = work()
+        except BaseException as error:  # whatever it is, the other processes must hear of it before they wait
+            failure = error
+        try:
+            outcomes = _exchange(lambda: _described(failure or (SIGTERMException() if terminated() else None)))
+        except PGEError as lost:
+            raise failure or lost from lost
     if failure is not None and not isinstance(failure, Exception):
         raise failure
     if words := " ".join(f"Rank {rank}: {text}" for rank, (_, text) in enumerate(outcomes) if text):
@@ -109,15 +122,32 @@ def agree(work: Callable[[], T], distributed: bool = True) -> T:
     return result
 
 
-def _kind(failure: BaseException | None) -> int:
-    """Which of the errors stands for this one on other processes."""
-    return next((i for i, kind in enumerate(_ERRORS) if isinstance(failure, kind)), len(_ERRORS) - 1)
+def terminated() -> bool:
+    """Whether SIGTERM has come while processes work towards an agreement; then the work should end soon."""
+    return bool(_terminations)
 
 
-def _in_words(failure: BaseException | None) -> str:
+@contextmanager
+def _holding_termination() -> Generator[None]:
+    """Keep SIGTERM from Lightning's handler, which waits for all processes while they are at work of their own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, lambda number, _: _terminations.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+        _terminations.clear()
+
+
+def _described(failure: BaseException | None) -> tuple[int, str]:
+    """Which of the errors stands for this one on other processes, and its text."""
+    kind = next((i for i, kind in enumerate(_ERRORS) if isinstance(failure, kind)), len(_ERRORS) - 1)
     if failure is None or isinstance(failure, PGEError):
-        return str(failure or "")
-    return f"{type(failure).__name__}: {failure}".rstrip(": ")
+        return kind, str(failure or "")
+    return kind, f"{type(failure).__name__}: {failure}".rstrip(": ")
 
 
 def everywhere(work: Callable[[], T], distributed: bool = True) -> list[T]:
@@ -160,13 +190,21 @@ class _Refusal(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch l
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func.namespace in _NAMESPACES:
+        if func.namespace in _NAMESPACES and not _handles_signal():
             raise PGEError(
                 f"Expected a training step that one process can take alone, but it communicates with the others "
                 f"through `{func}`. Each process runs whole restarts by itself: give a `loss_fn` without it, or "
                 "collect in one process before `fit`, with `collect_signature` or `SourceSelector`."
             )
         return func(*args, **(kwargs or {}))
+
+
+def _handles_signal() -> bool:
+    """Whether a signal has interrupted the work: what its handler does, as Lightning's, is not the work's."""
+    handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+    known = {getattr(handler, "__code__", getattr(type(handler).__call__, "__code__", None)) for handler in handlers}
+    frames = (frame.f_code for frame, _ in traceback.walk_stack(None))
+    return any(code in known for code in frames)
 
 
 @contextmanager
