@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from pge_lightning.distributed import terminated
 from pge_lightning.isolation import borrowed, isolated_randomness, undone
 
 __all__ = ["check_strategy", "is_dev_run", "logged_metrics", "phase", "phase_context"]
@@ -64,7 +65,7 @@ def phase(trainer: Any, name: str) -> Generator[None, None, None]:
 
 def _stop_if_terminated(trainer: "pl.Trainer") -> None:
     """Lightning's handler of SIGTERM leaves a flag; it looks at it between batches, so we look between steps."""
-    if trainer.received_sigterm:
+    if trainer.received_sigterm or terminated():
         raise SIGTERMException
 
 
