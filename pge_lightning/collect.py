@@ -91,7 +91,7 @@ class Collector:
         self.units = encoder_units(module, encoder)
         parameters = dict(module.named_parameters())
         self.shared = [name for name in encoder_state(module, encoder) if name in parameters]
-        self.initialise = make_initialiser(module, factory)
+        self.initialise = make_initialiser(module, factory, self.shared)
         with isolated_randomness():
             restart(isolated_copy(module), self.shared, self.initialise, seed=0, head_seed=0)
         self.device = torch.device(device) if device is not None else next(module.parameters()).device

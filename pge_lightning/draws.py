@@ -35,6 +35,13 @@ def _storages(values: Any) -> list[StorageWeakRef]:
     return [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]  # type: ignore[no-untyped-call]  # as above
 
 
+def _written(func: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that an operation changes in place."""
+    values = {argument.name: value for argument, value in zip(func._schema.arguments, args, strict=False)} | kwargs
+    changed = [argument.name for argument in func._schema.arguments if argument.is_write]
+    return [values[name] for name in changed if values.get(name) is not None]
+
+
 class KeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
     """Seed each random operation by the unit that it fills: order of construction and neighbours are mute.
 
@@ -80,12 +87,11 @@ class KeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        inputs = _storages((args, kwargs))
-        writes = func._schema.is_mutable
-        if writes and self.fixed.intersection(inputs[:1]):
-            return args[0]
-        origins = [self.labels[storage] for storage in inputs if storage in self.labels]
-        label = origins[0] if writes and origins else self._child(origins[0] if origins else self.part, str(func))
+        written = _written(func, args, kwargs)
+        if self.fixed.intersection(_storages(written)):
+            return written[0]
+        origins = [self.labels[storage] for storage in _storages((written, args, kwargs)) if storage in self.labels]
+        label = origins[0] if written and origins else self._child(origins[0] if origins else self.part, str(func))
         if torch.Tag.nondeterministic_seeded in func.tags:
             self._seed(label, str(func))
         result = func(*args, **kwargs)

@@ -17,9 +17,9 @@ from torch.utils._pytree import tree_leaves
 from pge_lightning.draws import KeyedDraws, Label, SeedOf, module_state, settle
 from pge_lightning.errors import PGEError
 from pge_lightning.resets import reset_adapters
-from pge_lightning.sweep import fixed_state
+from pge_lightning.sweep import Initialiser, fixed_state
 
-__all__ = ["Factory", "Seeded", "constructors", "fits", "make_rebuild", "seeded"]
+__all__ = ["Factory", "Seeded", "constructors", "lacking", "make_rebuild", "seeded"]
 
 Factory: TypeAlias = Callable[[], nn.Module]
 Seeded: TypeAlias = Callable[[SeedOf], nn.Module]
@@ -43,11 +43,12 @@ def seeded(factory: Factory) -> Seeded:
     return lambda seed_of: settle(run, lambda learnt: KeyedDraws(seed_of, learnt), names)
 
 
-def make_rebuild(build: Seeded) -> Callable[[nn.Module, SeedOf], None]:
+def make_rebuild(build: Seeded, rest: Initialiser | None = None) -> Initialiser:
     """The way that copies what the module's own code draws.
 
     Args:
         build: From :func:`seeded`.
+        rest: The way for parameters that a fresh module lacks; by default these are an error.
 
     Returns:
         A function of a module and the seeds of its units, which re-initialises the module in place; what is frozen
@@ -56,6 +57,8 @@ def make_rebuild(build: Seeded) -> Callable[[nn.Module, SeedOf], None]:
 
     @torch.no_grad()
     def initialise(module: nn.Module, seed_of: SeedOf) -> None:
+        if rest is not None:
+            rest(module, seed_of)
         values, fixed = module_state(build(seed_of)), fixed_state(module)
         for name, unit in module_state(module).items():
             value = values.get(name)
@@ -63,7 +66,7 @@ def make_rebuild(build: Seeded) -> Callable[[nn.Module, SeedOf], None]:
                 continue
             if value is not None and not is_lazy(value) and value.shape == unit.shape:
                 unit.copy_(value)
-            elif isinstance(unit, nn.Parameter):
+            elif isinstance(unit, nn.Parameter) and rest is None:
                 raise PGEError(
                     f"Expected the factory's module to hold '{name}' of shape {list(unit.shape)}, but got "
                     f"{_shape(value)}. Give a factory of the same module."
@@ -86,7 +89,7 @@ def constructors(module: nn.Module) -> Iterator[Factory]:
         module: The user's module.
 
     Yields:
-        Factories that may fail, or build something else (:func:`fits`).
+        Factories that may fail, or build something else (:func:`lacking`).
     """
     kind = type(module)
     saved = dict(module.hparams) if isinstance(module, pl.LightningModule) else {}
@@ -115,17 +118,16 @@ def _construct(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
     return fresh
 
 
-def fits(module: nn.Module, fresh: nn.Module) -> bool:
-    """Whether a fresh module holds all parameters of another, by name and shape.
+def lacking(module: nn.Module, fresh: nn.Module) -> set[str]:
+    """Parameters of a module that a fresh one does not hold by name and shape.
 
     Args:
         module: The user's module.
         fresh: What one of its :func:`constructors` built.
 
     Returns:
-        Whether it does; not where shapes are still unknown.
+        Their names; also those whose shape is still unknown.
     """
-    if any(is_lazy(unit) for each in (module, fresh) for unit in each.parameters()):
-        return False
-    shapes = {name: unit.shape for name, unit in fresh.named_parameters()}
-    return fresh is not module and all(shapes.get(name) == unit.shape for name, unit in module.named_parameters())
+    shapes = {name: unit.shape for name, unit in fresh.named_parameters() if not is_lazy(unit)}
+    named = [*module.named_parameters()]
+    return {name for name, unit in named if is_lazy(unit) or shapes.get(name) != unit.shape}

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
+from pge_lightning.errors import PGEError
+
 __all__ = ["is_token", "register_reset", "registered_reset", "reset_adapters", "reset_tokens"]
 
 Part = TypeVar("Part", bound=nn.Module)
@@ -101,7 +103,13 @@ def _reset_adapter(layer: nn.Module, adapter: str, settings: Any) -> None:
         if re.fullmatch(r"reset_(?!parameters)\w+_parameters", name):
             reset = getattr(layer, name)
             wanted = [argument for argument in inspect.signature(reset).parameters if argument != "adapter_name"]
-            reset(adapter, *(getattr(settings, argument) for argument in wanted if hasattr(settings, argument)))
+            try:
+                reset(adapter, *(getattr(settings, argument) for argument in wanted if hasattr(settings, argument)))
+            except ValueError as error:
+                raise PGEError(
+                    "Expected an adapter that is drawn at random, but got one that PEFT computes from the base weights or "
+                    f"from data ({error}). Take another start, such as `init_lora_weights=True`."
+                ) from error
 
 
 def _reset_magnitude(layer: Any, adapter: str, settings: Any) -> None:

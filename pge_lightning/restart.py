@@ -1,8 +1,7 @@
 """Restart: seeded re-initialisation of every weight unit, equal for all data sets where the encoder is equal."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,24 +12,26 @@ from pge_lightning.clone import isolated_copy
 from pge_lightning.draws import KeyedDraws, SeedOf, module_state
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import isolated_randomness
-from pge_lightning.rebuild import Factory, Seeded, constructors, fits, make_rebuild, seeded
-from pge_lightning.sweep import fixed_state, make_sweep, swept
+from pge_lightning.rebuild import Factory, Seeded, constructors, lacking, make_rebuild, seeded
+from pge_lightning.sweep import Initialiser, fixed_state, make_sweep, swept
 
 __all__ = ["Factory", "Initialiser", "hash_start", "loaded_units", "make_initialiser", "restart", "twins"]
 
-Initialiser: TypeAlias = Callable[[nn.Module, SeedOf], None]
 
-
-def make_initialiser(module: nn.Module, factory: Factory | None = None) -> Initialiser:
+def make_initialiser(
+    module: nn.Module, factory: Factory | None = None, shared: Iterable[str] | None = None
+) -> Initialiser:
     """Choose how a module is re-initialised.
 
     In this order: the user's factory; the module's constructor with saved hyper-parameters, or without any where it
-    needs none; a sweep over the parts' own resets. Frozen parameters keep their values, unless they are a copy of
-    trainable ones.
+    needs none; a sweep over the parts' own resets. The constructor has to make the whole encoder; parts of the head
+    that it does not make are swept, so that the way does not depend on the head. Frozen parameters keep their values,
+    unless they are a copy of trainable ones.
 
     Args:
         module: The module to be re-initialised, as the user has it.
         factory: Builds a fresh module of the same kind.
+        shared: Names of the encoder's parameters, by default all.
 
     Returns:
         A function of a module of that kind and the seeds of its units, which re-initialises the module in place.
@@ -40,7 +41,7 @@ def make_initialiser(module: nn.Module, factory: Factory | None = None) -> Initi
     """
     followers = twins(module)
     with isolated_randomness():
-        way = _way(module, factory)
+        way = _way(module, factory, shared)
 
     def initialise(copied: nn.Module, seed_of: SeedOf) -> None:
         way(copied, seed_of)
@@ -49,12 +50,10 @@ def make_initialiser(module: nn.Module, factory: Factory | None = None) -> Initi
     return initialise
 
 
-def _way(module: nn.Module, factory: Factory | None) -> Initialiser:
-    loaded: list[str] | None
+def _way(module: nn.Module, factory: Factory | None, shared: Iterable[str] | None) -> Initialiser:
     if factory is not None:
         build = seeded(factory)
-        loaded = loaded_units(module, build)
-        if loaded:
+        if loaded := loaded_units(module, build):
             raise PGEError(
                 f"Expected a factory that draws all trainable units, but {', '.join(loaded)} are the same under every "
                 "seed. They are probably loaded: build them without trained weights (from a configuration instead of "
@@ -64,16 +63,18 @@ def _way(module: nn.Module, factory: Factory | None) -> Initialiser:
     for constructor in constructors(module):
         build = seeded(constructor)
         try:
-            loaded = loaded_units(module, build) if fits(module, build(lambda _: 0)) else None
+            missing = lacking(module, build(lambda _: 0))
         except Exception:  # ruff: ignore[try-except-continue] (it needs more than is known of it)
             continue
-        if loaded:
+        if missing.intersection(missing if shared is None else shared):
+            continue
+        if loaded := loaded_units(module, build):
             rank_zero_info(
                 f"The constructor of {type(module).__name__} loads {', '.join(loaded)} instead of drawing them, so "
                 "that its parts' own resets start the restarts. For another start, give a `factory` that draws them."
             )
-        elif loaded is not None:
-            return make_rebuild(build)
+        else:
+            return make_rebuild(build, make_sweep(missing) if missing else None)
     return make_sweep()
 
 
@@ -105,8 +106,8 @@ def loaded_units(module: nn.Module, build: Seeded) -> list[str]:
 
 
 def _comparable(module: nn.Module, fresh: nn.Module) -> dict[str, Tensor]:
-    trainable = {name for name, unit in module.named_parameters() if unit.requires_grad}
-    known = {name: unit for name, unit in fresh.named_parameters() if name in trainable and not is_lazy(unit)}
+    trainable = {name for name, unit in module.named_parameters() if unit.requires_grad} - lacking(module, fresh)
+    known = {name: unit for name, unit in fresh.named_parameters() if name in trainable}
     return {name: unit.detach().to("cpu", torch.float32) for name, unit in known.items()}
 
 
@@ -148,8 +149,9 @@ def twins(module: nn.Module) -> dict[str, list[str]]:
         if frozen and (others := found(name)):
             yield name, others
             return
-        for child, _ in parts[name].named_children():
-            yield from search(f"{name}.{child}" if name else child)
+        children = [f"{name}.{child}" if name else child for child, _ in parts[name].named_children()]
+        for child in parts.keys() & children:
+            yield from search(child)
 
     return dict(search(""))
 

@@ -2,8 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,9 @@ from pge_lightning.errors import PGEError
 from pge_lightning.reparametrised import plain_weights
 from pge_lightning.resets import is_token, registered_reset, reset_adapters, reset_tokens
 
-__all__ = ["fixed_state", "make_sweep", "swept"]
+__all__ = ["Initialiser", "fixed_state", "make_sweep", "swept"]
+
+Initialiser: TypeAlias = Callable[[nn.Module, SeedOf], None]
 
 
 def fixed_state(module: nn.Module) -> dict[str, Tensor]:
@@ -122,8 +124,11 @@ def _left(units: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: unit for name, unit in units.items() if unit.isnan().any()}
 
 
-def make_sweep() -> Callable[[nn.Module, SeedOf], None]:
+def make_sweep(needed: Container[str] | None = None) -> Initialiser:
     """The way that needs neither constructor nor configuration.
+
+    Args:
+        needed: Parameters that have to be covered, by default all that are trainable.
 
     Returns:
         A function of a module and the seeds of its units, which re-initialises the module in place.
@@ -138,7 +143,7 @@ def make_sweep() -> Callable[[nn.Module, SeedOf], None]:
             )
 
         def run(draws: KeyedDraws) -> nn.Module:
-            if left := swept(module, draws):
+            if left := [name for name in swept(module, draws) if needed is None or name in needed]:
                 raise PGEError(
                     f"Expected every weight unit to be re-initialised, but nothing resets {', '.join(left)}. Give a "
                     "`factory` that builds a fresh module, call `save_hyperparameters()` in the module, define "
