@@ -58,16 +58,25 @@ def encode(tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: str) 
     """
     text = json.dumps({**header, "schema": SCHEMA, "kind": kind}, sort_keys=True)
     try:
-        # Clones, because safetensors refuses tied weights (shared memory) and transposed views.
-        plain = {
-            name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-        }
-        return safetensors.torch.save(plain, metadata={"pge": text})
+        return safetensors.torch.save(_apart(tensors), metadata={"pge": text})
     except (KeyError, RuntimeError, ValueError, SafetensorError) as error:
         raise ArtifactError(
             f"Expected dense tensors of a type that safetensors stores, but got: {error}. "
             "Leave that tensor out of the encoder, or convert it."
         ) from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with memory of their own: safetensors refuses tied weights and views."""
+    plain, seen = dict[str, Tensor](), set[int]()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        if storage.nbytes() != value.nbytes or storage.data_ptr() in seen:
+            value = value.clone()
+        seen.add(storage.data_ptr())
+        plain[name] = value
+    return plain
 
 
 def decode(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -148,6 +157,7 @@ def encode_signature(signature: Signature) -> bytes:
     """
     header = {field: getattr(signature, field) for field in _PLAIN_FIELDS}
     header |= {"probe": asdict(signature.probe), "starts": dict(signature.starts), "units": list(signature.units)}
+    header["frozen"] = dict(signature.frozen)
     return encode(signature.units, header, kind="signature")
 
 
@@ -180,7 +190,8 @@ def _to_signature(tensors: dict[str, Tensor], header: dict[str, Any]) -> Signatu
     if tensors or header["starts"].keys() != starts.keys():
         raise ValueError("names that belong to no unit")
     plain = {field: header[field] for field in _PLAIN_FIELDS}
-    return Signature(units=units, starts=starts, probe=Probe(**header["probe"]), **plain)
+    frozen = {name: str(digest) for name, digest in header.get("frozen", {}).items()}  # version 0.1 wrote none
+    return Signature(units=units, starts=starts, probe=Probe(**header["probe"]), frozen=frozen, **plain)
 
 
 def write_bytes(fs: AbstractFileSystem, path: str, data: bytes) -> None:

@@ -1,7 +1,7 @@
 """A signature: what one data set does to a freshly started encoder, per restart and weight unit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -26,6 +26,7 @@ class Signature:
         data: Fingerprint of the data set.
         samples: Number of samples the data set held.
         seconds: Wall-clock time the collection took.
+        frozen: Name of each parameter of the module that stayed as it was, to a hash of its values.
     """
 
     units: Mapping[str, Tensor]
@@ -36,6 +37,7 @@ class Signature:
     data: str
     samples: int
     seconds: float = 0.0
+    frozen: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
@@ -45,14 +47,15 @@ class Signature:
             "budget": self.budget if self.probe.budgets else None,
             "shapes": {name: list(stack.shape[1:]) for name, stack in self.units.items()},
             "starts": {name: list(hashes) for name, hashes in self.starts.items()},
+            "frozen": dict(self.frozen),
         }
 
     def check_comparable(self, other: "Signature") -> None:
         """Refuse a comparison that would mean nothing.
 
         Raises:
-            IncomparableError: If recipe, budget, units, shapes or starts differ; the message names the first
-                difference and the cure.
+            IncomparableError: If recipe, budget, units, shapes or starts differ, or the values of what was frozen for
+                both; the message names the first difference and the cure.
         """
         mine, its = self.fingerprint, other.fingerprint
         for field, value in mine["recipe"].items():
@@ -65,6 +68,11 @@ class Signature:
             raise IncomparableError(
                 f"Expected equal sample budgets, but got {self.budget} and {other.budget}. "
                 "Compare signatures of the same rung of the ladder."
+            )
+        if thawed := sorted((self.units.keys() & other.frozen) | (other.units.keys() & self.frozen)):
+            raise IncomparableError(
+                f"Expected the same trainable units, but '{thawed[0]}' ({len(thawed)} in all) is frozen on one side "
+                "only. Freeze the same parameters for both."
             )
         if missing := sorted(self.units.keys() ^ other.units.keys()):
             raise IncomparableError(
@@ -82,4 +90,10 @@ class Signature:
                 raise IncomparableError(
                     f"Expected paired restarts, but unit '{name}' started from other values. "
                     "Collect both signatures with the same initialisation code and version of PyTorch."
+                )
+        for name, digest in self.frozen.items():
+            if other.frozen.get(name, digest) != digest:
+                raise IncomparableError(
+                    f"Expected frozen parameters of equal values, but those of '{name}' differ. Start both trainings "
+                    "from the same pretrained weights."
                 )

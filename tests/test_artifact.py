@@ -40,7 +40,8 @@ def make_signature(probe="default", seed=0):
     count = 3 if chosen.paired else 1
     units = {name: torch.randn(count, *shape, generator=generator) for name, shape in shapes.items()}
     starts = {name: tuple(f"{name}{k}" for k in range(count)) for name in shapes} if chosen.paired else {}
-    return Signature(units, starts, chosen, 200, count, "data-fingerprint", 1797, 0.1 + seed)
+    frozen = {"base.weight": "0123456789abcdef"}
+    return Signature(units, starts, chosen, 200, count, "data-fingerprint", 1797, 0.1 + seed, frozen)
 
 
 def with_header(header, tensors=None):
@@ -199,9 +200,19 @@ def test_signature_comes_back_bit_for_bit_in_order(probe):
     back.check_comparable(signature)
 
 
+def test_a_signature_from_before_frozen_parameters_were_noted_can_be_read():
+    signature = make_signature()
+    tensors, header = decode(encode_signature(signature), "signature")
+    assert header.pop("frozen") == dict(signature.frozen)
+    back = decode_signature(encode(tensors, header, "signature"))
+    assert back.frozen == {}
+    back.check_comparable(signature)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
+        ("frozen", ["base.weight"]),
         ("units", ["stem.weight"]),
         ("units", None),
         ("starts", {"stem.weight": ["a"]}),

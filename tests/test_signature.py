@@ -26,6 +26,8 @@ def test_fingerprint_is_json_and_holds_what_must_agree():
     assert mine["budget"] == 200
     assert mine["shapes"] == {"conv.weight": [4, 3], "conv.bias": [4]}
     assert mine["starts"] == {"conv.weight": ["a0", "a1"], "conv.bias": ["a0", "a1"]}
+    assert mine["frozen"] == {}
+    assert signature(frozen={"stem": "f0"}).fingerprint["frozen"] == {"stem": "f0"}
 
 
 def test_other_data_of_another_size_compares():
@@ -39,6 +41,23 @@ def test_without_a_ladder_budgets_need_not_agree():
     published = [signature(probe=PROBES["published"], starts={}, budget=budget) for budget in (500, 900)]
     published[0].check_comparable(published[1])
     assert published[0].fingerprint["budget"] is None
+
+
+def test_frozen_parameters_count_where_both_have_them():
+    mine = signature(frozen={"stem": "f0", "own": "f1"})
+    mine.check_comparable(signature())
+    mine.check_comparable(signature(frozen={"stem": "f0", "its": "f2"}))
+    for one, other in [(mine, signature(frozen={"stem": "f9"})), (signature(frozen={"stem": "f9"}), mine)]:
+        with pytest.raises(IncomparableError, match=r"equal values, but those of 'stem' differ\. Start both"):
+            one.check_comparable(other)
+
+
+def test_a_unit_that_is_frozen_on_one_side_only_is_named():
+    units = {"conv.weight": torch.ones(2, 4, 3)}
+    other = signature(units=units, starts={"conv.weight": ("a0", "a1")}, frozen={"conv.bias": "f0"})
+    for one, two in [(signature(), other), (other, signature())]:
+        with pytest.raises(IncomparableError, match=r"'conv\.bias' \(1 in all\) is frozen on one side only"):
+            one.check_comparable(two)
 
 
 @pytest.mark.parametrize(
