@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from pge_lightning.errors import PGEError
+from pge_lightning.stand_in import stand_in_trainer
 
 __all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step"]
 
@@ -78,8 +79,11 @@ def _bound_step(module: Any) -> Callable[..., Any]:
     return own or module.training_step
 
 
-def _own_step(clone: nn.Module) -> Step:
+def _own_step(clone: Any) -> Step:
     """The copy's own ``training_step``, with the arguments that Lightning would give it."""
+    hooks = [name for name in (TRAINER_HOOKS if clone._trainer is None else LATER_HOOKS) if is_overridden(name, clone)]
+    if clone._trainer is None and clone._fabric is None:
+        clone.trainer = stand_in_trainer()
     training_step = _bound_step(clone)
     takes_index = is_param_in_hook_signature(training_step, "batch_idx", min_args=2)
 
@@ -87,17 +91,15 @@ def _own_step(clone: nn.Module) -> Step:
         try:
             output = training_step(batch, index) if takes_index else training_step(batch)
         except Exception as error:  # of any kind: what a hook has yet to make is missed by the user's own code
-            _explain(clone, error)
+            _explain(clone, hooks, error)
             raise
         return _loss_of(output, "`training_step`")
 
     return step
 
 
-def _explain(clone: Any, error: Exception) -> None:
-    """Say which hooks have not run, where the module has any of its own."""
-    hooks = LATER_HOOKS if clone._trainer is not None else TRAINER_HOOKS
-    missed = [name for name in hooks if is_overridden(name, clone)]
+def _explain(clone: nn.Module, missed: list[str], error: Exception) -> None:
+    """Say which of the module's own hooks have not run."""
     if missed and not isinstance(error, PGEError):
         raise PGEError(
             f"Expected a `training_step` that runs before {', '.join(missed)}, but that of {type(clone).__name__} "
