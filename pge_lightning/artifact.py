@@ -9,7 +9,6 @@ from typing import Any
 from uuid import uuid4
 
 import safetensors.torch
-import torch
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
@@ -52,6 +51,7 @@ def encode(tensors: Mapping[str, Tensor], header: Mapping[str, Any], kind: str) 
         ArtifactError: If safetensors has no form for one of the tensors (sparse, complex double precision).
 
     Example:
+        >>> import torch
         >>> blob = encode({"weight": torch.ones(2)}, {"note": "hello"}, kind="example")
         >>> decode(blob, kind="example")
         ({'weight': tensor([1., 1.])}, {'note': 'hello'})

@@ -58,10 +58,10 @@ class Signature:
                 both; the message names the first difference and the cure.
         """
         mine, its = self.fingerprint, other.fingerprint
-        for field, value in mine["recipe"].items():
-            if its["recipe"].get(field) != value:
+        for key, value in mine["recipe"].items():
+            if its["recipe"].get(key) != value:
                 raise IncomparableError(
-                    f"Expected the same probe, but `{field}` is {value} on one side and {its['recipe'].get(field)} on "
+                    f"Expected the same probe, but `{key}` is {value} on one side and {its['recipe'].get(key)} on "
                     "the other. Collect both with one probe."
                 )
         if mine["budget"] != its["budget"]:
