@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MethodType
 from typing import Any, TypeAlias
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pge_lightning.errors import PGEError
 from pge_lightning.stand_in import stand_in_trainer
+from pge_lightning.unwrap import wrapped
 
 __all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step"]
 
@@ -151,6 +152,17 @@ def _check_weights(module: nn.Module, loss_fn: LossFn) -> None:
             )
 
 
+def _twins(part: nn.Module, twin: nn.Module) -> Iterator[tuple[int, nn.Module]]:
+    """The identity of each part of a module, and of whatever wraps it, with the same part of a copy."""
+    yield id(part), twin
+    while (inner := wrapped(part)) is not None:
+        part = inner
+        yield id(part), twin
+    for name, child in part._modules.items():
+        if child is not None and twin._modules.get(name) is not None:
+            yield from _twins(child, twin.get_submodule(name))
+
+
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:
     """A loss whose modules are those in the memo, or copies."""
     if isinstance(value, partial):
@@ -163,9 +175,7 @@ def _rebound(value: Any, memo: dict[int, Any]) -> Any:
 
 def _given_step(module: nn.Module, loss_fn: LossFn, clone: nn.Module) -> Step:
     """The user's loss for one copy of the module."""
-    parts = dict(clone.named_modules())
-    memo = {id(part): parts[name] for name, part in module.named_modules() if name in parts}
-    loss = _rebound(loss_fn, memo)
+    loss = _rebound(loss_fn, dict(_twins(module, clone)))
     takes_module = _core(loss) is not clone
     return lambda batch, _: _loss_of(loss(clone, batch) if takes_module else loss(batch), "`loss_fn`")
 

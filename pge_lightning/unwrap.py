@@ -7,7 +7,7 @@ from lightning.fabric.wrappers import is_wrapped
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-__all__ = ["plain"]
+__all__ = ["plain", "wrapped"]
 
 
 def plain(module: nn.Module) -> nn.Module:
@@ -28,11 +28,18 @@ def plain(module: nn.Module) -> nn.Module:
         >>> [name for name, _ in plain(model).named_parameters()]
         ['0.weight', '0.bias']
     """
-    return _view(module, {}) if any(_inner(part) is not None for part in module.modules()) else module
+    return _view(module, {}) if any(wrapped(part) is not None for part in module.modules()) else module
 
 
-def _inner(part: Any) -> nn.Module | None:
-    """What a wrapper holds; ``None`` if it is no wrapper."""
+def wrapped(part: Any) -> nn.Module | None:
+    """What a wrapper holds.
+
+    Args:
+        part: Any module.
+
+    Returns:
+        The module inside, or ``None`` if it is no wrapper.
+    """
     if "_orig_mod" in part._modules:  # asking for the class would import the compiler, which takes seconds
         inner: nn.Module = part._modules["_orig_mod"]
         return inner
@@ -43,7 +50,7 @@ def _inner(part: Any) -> nn.Module | None:
 def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
     """The same module below its wrappers, its parts likewise; what is reached in two ways stays one."""
     outer = module
-    while (inner := _inner(module)) is not None:
+    while (inner := wrapped(module)) is not None:
         module = inner
     if id(module) not in seen:
         view = seen[id(module)] = copy.copy(module)
