@@ -112,7 +112,7 @@ def agree(work: Callable[[], T], distributed: bool = True) -> T:
         except BaseException as error:  # whatever it is, the other processes must hear of it before they wait
             failure = error
         try:
-            outcomes = _exchange(lambda: _described(failure or (SIGTERMException() if terminated() else None)))
+            outcomes = _exchange(lambda: _described(_termination(failure)))
         except PGEError as lost:
             raise failure or lost from lost
     if failure is not None and not isinstance(failure, Exception):
@@ -139,7 +139,17 @@ def _holding_termination() -> Generator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, handler)
+        late = terminated()
         _terminations.clear()
+    if late:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _termination(failure: BaseException | None) -> BaseException | None:
+    """What went wrong here, be it that SIGTERM has come: from now on the others know."""
+    come = terminated()
+    _terminations.clear()
+    return SIGTERMException() if failure is None and come else failure
 
 
 def _described(failure: BaseException | None) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -10,14 +11,18 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics.classification import MulticlassAccuracy
 
 from pge_lightning.callbacks import SourceSelectionCallback
-from pge_lightning.errors import PGEError
+from pge_lightning.library import Library
+from pge_lightning.probe import PROBES
 from trainer_helpers import (
+    LADDER,
     QUIET,
     TINY,
     Net,
     OwnSampler,
+    Stream,
     callback,
     differing,
     fit,
@@ -27,6 +32,9 @@ from trainer_helpers import (
     trace,
 )
 
+# Two restarts, three of them at three budgets, and as many as there are pairs of batches, which have one mean.
+RECIPES = [TINY, LADDER, replace(PROBES["published"], batch_size=8)]
+
 
 class UnusedNet(Net):
     def __init__(self):
@@ -34,10 +42,26 @@ class UnusedNet(Net):
         self.unused = nn.Linear(2, 2)
 
 
-class NanOnSecondRank(Net):
+class FrozenNet(Net):
+    """Its first layer is frozen at values of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder[0].requires_grad_(requires_grad=False)
+
+
+class TalkingNet(Net):
+    """Asks the other processes for their values in every step, in the ways that work alone as well."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared = MulticlassAccuracy(3, dist_sync_on_step=True)
+
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)
-        return loss * torch.nan if dist.get_rank() == 1 else loss
+        self.log("everywhere", self.all_gather(loss.detach()).mean())
+        self.log("shared", self.shared(self(batch[0]), batch[1]), sync_dist=True)
+        return loss
 
 
 def sampled_loader():
@@ -48,18 +72,26 @@ RUNS = {
     "default": ({}, Net, make_loader),
     "static graph": ({"static_graph": True}, Net, make_loader),
     "unused parameters": ({"find_unused_parameters": True}, UnusedNet, make_loader),
+    "gradients as bucket views": ({"gradient_as_bucket_view": True}, Net, make_loader),
     "sampler with state": ({}, Net, sampled_loader),
+    "uneven data": ({}, Net, lambda: make_loader(samples=65, batch_size=15)),
+    "stream": ({}, Net, lambda: DataLoader(Stream(), batch_size=16)),
+    "frozen layer": ({}, FrozenNet, make_loader),
+    "step that asks the others": ({}, TalkingNet, make_loader),
 }
+
+
+def strategy(**options):
+    return DDPStrategy(process_group_backend="gloo", **options)
 
 
 def run(name, folder, callbacks=()):
     options, build, load = RUNS[name]
     pl.seed_everything(1, verbose=False)
     module, data = build(), load()
-    strategy = DDPStrategy(process_group_backend="gloo", **options)
     trainer = pl.Trainer(
         **{**QUIET, "devices": 2},
-        strategy=strategy,
+        strategy=strategy(**options),
         max_epochs=2,
         logger=logger(folder),
         enable_checkpointing=False,
@@ -69,16 +101,6 @@ def run(name, folder, callbacks=()):
     return module, trace(trainer, module, data)
 
 
-def refusal(**options):
-    """The error that a run ends with on this rank."""
-    module, callbacks = options.pop("module", Net)(), options.pop("callbacks")
-    try:
-        fit(module, callbacks=callbacks, strategy=DDPStrategy(process_group_backend="gloo"), devices=2)
-    except PGEError as error:
-        return str(error), module.calls
-    return "", module.calls
-
-
 def weights_of_all_ranks(module):
     flat = nn.utils.parameters_to_vector(module.parameters()).detach()
     everywhere = [torch.empty_like(flat) for _ in range(2)]
@@ -86,26 +108,34 @@ def weights_of_all_ranks(module):
     return all(torch.equal(flat, other) for other in everywhere)
 
 
+def selected(library):
+    """What a rank selects and loads. Only the first can read the library: others may have no such disk."""
+    place = str(library) if dist.get_rank() == 0 else "/nowhere"
+    selection = SourceSelectionCallback(place, probe=TINY, verbose=True)
+    module = Net()
+    fit(module, callbacks=[selection], strategy=strategy(), devices=2, max_steps=1)
+    return selection.selection.source, weights_of_all_ranks(module)
+
+
 def main(folder):
     outcome = {"differing": {}, "ranks agree": {}}
     for name in RUNS:
         place = folder / name.replace(" ", "_")
         _, expected = run(name, place / "without")
-        ours = callback(folder / "library", name.replace(" ", "-"))
+        ours = callback(folder / "library", name.replace(" ", "-"), probe=RECIPES)
         module, found = run(name, place / "with", [ours])
         outcome["differing"][name] = differing(expected, found)
         outcome["ranks agree"][name] = weights_of_all_ranks(module)
-    fit(module, callbacks=[ours], strategy=DDPStrategy(process_group_backend="gloo"), devices=2)
+    fit(module, callbacks=[ours], strategy=strategy(), devices=2)
     outcome["signatures after two fits"] = len(ours.signatures)
 
-    selection = SourceSelectionCallback(str(folder / "library"), probe=TINY, verbose=True)
-    strategy = DDPStrategy(process_group_backend="gloo")
-    module = Net()
-    fit(module, callbacks=[selection], strategy=strategy, devices=2, max_steps=1)
-    outcome["selected"], outcome["ranks agree"]["selection"] = selection.selection.source, weights_of_all_ranks(module)
+    outcome["selected"], outcome["ranks agree"]["selection"] = selected(folder / "library")
+    dist.barrier()
+    if dist.get_rank() == 0:
+        nearest = Library(folder / "library").open(outcome["selected"]).weights_file.file
+        (folder / "library" / outcome["selected"] / nearest).unlink()
+    outcome["selected next"], outcome["ranks agree"]["next selection"] = selected(folder / "library")
 
-    outcome["taken"] = refusal(callbacks=[callback(folder / "library", "default")])
-    outcome["nan"] = refusal(callbacks=[callback(folder / "library", "nan")], module=NanOnSecondRank)
     (folder / f"outcome-{dist.get_rank()}.json").write_text(json.dumps(outcome))
     dist.destroy_process_group()
 
