@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary
 
 import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pge_lightning.errors import PGEError
 
-__all__ = ["agree", "everywhere", "gather", "no_collectives", "on_rank_zero", "rank_and_world", "terminated"]
+__all__ = ["add_up", "agree", "everywhere", "gather", "no_collectives", "on_rank_zero", "rank_and_world", "terminated"]
 
 T = TypeVar("T")
 
@@ -192,6 +193,17 @@ def on_rank_zero(work: Callable[[], T], distributed: bool = True) -> T:
             dist.broadcast_object_list(results, src=0, group=group)
         result = results[0]
     return cast(T, result)
+
+
+def add_up(total: Tensor) -> None:
+    """Add the values of all processes up, in place and on each of them; every process must call it.
+
+    Args:
+        total: A tensor on the CPU, of the same shape everywhere.
+    """
+    if rank_and_world()[1] > 1:
+        with _meeting() as group:
+            dist.all_reduce(total, group=group)
 
 
 class _Refusal(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped
