@@ -6,11 +6,12 @@ from itertools import chain, islice
 from typing import Any
 
 import torch
+from lightning.fabric.wrappers import is_wrapped
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from pge_lightning.pool import SamplePool, collated
 
-__all__ = ["NumberedSamples", "by_itself", "has_own_iterator", "length", "visited"]
+__all__ = ["NumberedSamples", "by_itself", "has_own_iterator", "length", "unwrapped", "visited"]
 
 
 class NumberedSamples(SamplePool):
@@ -63,6 +64,11 @@ def by_itself(loader: DataLoader[Any], **changes: Any) -> DataLoader[Any]:
     alone = {"num_workers": 0, "timeout": 0, "persistent_workers": False, "pin_memory": False, "_iterator": None}
     vars(other).update({**alone, **changes})
     return other
+
+
+def unwrapped(data: Any) -> Any:
+    """A loader as its user made it, below what ``Fabric.setup_dataloaders`` puts around it; anything else as it is."""
+    return data._dataloader if is_wrapped(data) else data
 
 
 def has_own_iterator(loader: DataLoader[Any]) -> bool:

@@ -13,7 +13,7 @@ from pge_lightning.containers import combination, combine, limits_of
 from pge_lightning.distributed import agree, everywhere
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness
-from pge_lightning.loaders import NumberedSamples, by_itself, has_own_iterator, length, visited
+from pge_lightning.loaders import NumberedSamples, by_itself, has_own_iterator, length, unwrapped, visited
 from pge_lightning.pool import SamplePool
 from pge_lightning.probe import Probe
 from pge_lightning.streams import SampleList, spared
@@ -69,7 +69,7 @@ def sample_pool(
 
 def _reading(data: Any, limit: int | None, probe: Probe, later: ExitStack) -> Reading:
     """Choose how to read a loader, and copy what must not be read itself."""
-    most = max(probe.budgets, default=None)
+    data, most = unwrapped(data), max(probe.budgets, default=None)
     if most is None and limit is None and length(data) is None:
         most = _ENDLESS
     if not isinstance(data, DataLoader) or has_own_iterator(data):
