@@ -27,6 +27,7 @@ from pge_lightning.rank import Ranking, collect_halves, rank_sources
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
+from pge_lightning.unwrap import plain
 
 __all__ = ["Selection", "SourceSelector"]
 
@@ -181,8 +182,7 @@ class SourceSelector:
         sources: dict[str, Source | Exception] = {}  # filled on rank zero only, which decides for all
         on_rank_zero(lambda: sources.update(self._open_sources()), together)
         loader, datamodule = agree(lambda: _training_data(data), together)
-        search = self.encoder is None
-        units = on_rank_zero(lambda: self._agreeing_units(model, sources) if search else None, together)
+        units = on_rank_zero(lambda: self._agreeing_units(model, sources) if self.encoder is None else None, together)
         collector = Collector(
             model,
             loader,
@@ -235,7 +235,7 @@ class SourceSelector:
 
     def _agreeing_units(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> frozenset[str] | None:
         """The longest set of units of a source that the model has too, name by name and shape by shape."""
-        own = {name: unit.shape for name, unit in model.named_parameters()}
+        own = {name: unit.shape for name, unit in plain(model).named_parameters()}
         found = set()
         for source in [source for source in sources.values() if isinstance(source, Source)]:
             stored = _attempt(source.load_signature, source.signatures[0]) if source.signatures else None
