@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,7 +32,8 @@ def module_state(module: nn.Module) -> dict[str, Tensor]:
 
 def _storages(values: Any) -> list[StorageWeakRef]:
     """What the tensors among some values are stored in; a weak reference keeps no memory, and no other takes its id."""
-    tensors = [value for value in tree_leaves(values) if isinstance(value, Tensor) and value.layout is torch.strided]
+    tensors = [value for value in tree_leaves(values) if isinstance(value, Tensor) and not is_lazy(value)]
+    tensors = [tensor for tensor in tensors if tensor.layout is torch.strided]
     return [StorageWeakRef(tensor.untyped_storage()) for tensor in tensors]  # type: ignore[no-untyped-call]  # as above
 
 

@@ -1,6 +1,8 @@
 """Re-initialisation: paired whatever the head is, complete, and true to the module's own initialisation."""
 
+import copy
 import itertools
+import weakref
 
 import lightning.pytorch as pl
 import pytest
@@ -11,7 +13,8 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from helpers import Parts
 from pge_lightning.clone import isolated_copy
 from pge_lightning.errors import PGEError
-from pge_lightning.restart import hash_start, make_initialiser, restart
+from pge_lightning.restart import hash_start, make_initialiser, restart, twins
+from restarts import assert_same
 
 
 class Swept(nn.Module):
@@ -143,7 +146,7 @@ def test_a_parent_overrules_its_children_as_in_its_constructor():
     initialise = make_initialiser(module)
     stds = []
     for seed in range(4):
-        initialise(module, lambda _: seed)
+        initialise(module, lambda _, seed=seed: seed)
         stds.append(module.decoder.layers[0].linear1.weight.std().item())
     xavier = (2 / (16 + 24)) ** 0.5
     assert sum(stds) / 4 == pytest.approx(xavier, rel=0.1)
@@ -306,3 +309,110 @@ def test_hashes_tell_values_apart():
     hashes = [hash_start({"unit": value})["unit"] for value in (one, one.t().contiguous().t(), two)]
     assert hashes[0] == hashes[1] != hashes[2]
     assert len(hashes[0]) == 16
+
+
+# Frozen weights
+
+
+def test_only_trainable_units_of_the_encoder_are_returned_as_they_stand_in_the_module():
+    module = Swept(3)
+    module.encoder.linear.requires_grad_(False)
+    shared = [name for name, _ in module.named_parameters() if name.startswith("encoder.")]
+    clone = isolated_copy(module)
+    start = restart(clone, shared, make_initialiser(module), 0, 0)
+    assert set(shared) - start.keys() == {"encoder.linear.weight", "encoder.linear.bias"}
+    assert all(value.data_ptr() == clone.get_parameter(name).data_ptr() for name, value in start.items())
+    assert not any(value.requires_grad for value in start.values())
+    assert_same(module.encoder.linear, clone.encoder.linear)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_thawed_on_the_copy_restarts(way):
+    kind, with_factory = WAYS[way]
+    module = kind(3)
+    module.encoder.requires_grad_(False)
+    initialise = make_initialiser(module, (lambda: kind(3)) if with_factory else None)
+    shared = [name for name, _ in module.named_parameters() if name.startswith("encoder.")]
+    frozen, thawed = isolated_copy(module), isolated_copy(module).requires_grad_(True)
+    assert restart(frozen, shared, initialise, 0, 0) == {}
+    start = restart(thawed, shared, initialise, 0, 0)
+    assert_same(module.encoder, frozen.encoder)
+    expected = started(kind, with_factory, 3, seed=0)[1]
+    assert hash_start(start) == hash_start(expected)
+
+
+class Teacher(nn.Module):
+    """Learns from a frozen copy of some of its parts, which lies elsewhere and deeper."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(width, 8), nn.BatchNorm1d(8))
+        self.project = nn.Linear(8, 8)
+        parts = {"encoder": copy.deepcopy(self.encoder), "project": copy.deepcopy(self.project)}
+        self.teacher = nn.ModuleDict({"inner": nn.ModuleDict(parts)}).requires_grad_(False)
+        self.other = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).requires_grad_(False)
+
+
+@pytest.mark.parametrize("with_factory", [False, True])
+def test_a_frozen_copy_follows_what_it_is_a_copy_of(with_factory):
+    module = Teacher(5)
+    initialise = make_initialiser(module, (lambda: Teacher(5)) if with_factory else None)
+    clone = isolated_copy(module)
+    initialise(clone, lambda _: 0)
+    assert not torch.equal(clone.encoder[0].weight, module.encoder[0].weight)
+    assert_same(clone.encoder, clone.teacher["inner"]["encoder"])
+    assert_same(clone.project, clone.teacher["inner"]["project"])
+    assert_same(clone.other, module.other)
+    assert twins(module) == {"teacher.inner.encoder": ["encoder"], "teacher.inner.project": ["project"]}
+
+
+def test_a_frozen_part_that_differs_in_one_bit_is_no_copy():
+    module = Teacher(5)
+    unit = module.teacher["inner"]["encoder"][0].bias
+    unit.data[5] = torch.nextafter(unit[5], torch.tensor(9.0))
+    assert list(twins(module)) == ["teacher.inner.project"]
+    clone = isolated_copy(module)
+    make_initialiser(module)(clone, lambda _: 0)
+    assert_same(module.teacher["inner"]["encoder"], clone.teacher["inner"]["encoder"])
+
+
+def test_frozen_norms_are_no_copies_of_other_norms():
+    module = nn.ModuleList([nn.LayerNorm(4), nn.LayerNorm(4).requires_grad_(False), nn.Linear(2, 2)])
+    assert twins(module) == {}
+
+
+@pytest.mark.parametrize("thawed", ["encoder", "teacher.inner.encoder"])
+def test_of_two_frozen_copies_one_follows_the_one_that_is_thawed(thawed):
+    module = Teacher(5).requires_grad_(False)
+    clone = isolated_copy(module)
+    clone.get_submodule(thawed).requires_grad_(True)
+    make_initialiser(module)(clone, lambda _: 0)
+    assert_same(clone.encoder, clone.teacher["inner"]["encoder"])
+    assert not torch.equal(clone.encoder[0].weight, module.encoder[0].weight)
+    assert_same(clone.project, module.project)
+
+
+def test_choosing_a_way_leaves_module_and_random_state_alone():
+    module = Saved(3)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    state = torch.get_rng_state()
+    make_initialiser(module)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_a_restart_makes_one_further_copy_of_the_module_at_a_time_and_keeps_none():
+    class Counted(pl.LightningModule):
+        def __init__(self, width):
+            super().__init__()
+            self.save_hyperparameters()
+            self.encoder, self.head = nn.Linear(width, width), nn.Linear(width, 2)
+            alive.add(self)
+            counts.append(len(alive))
+
+    alive, counts = weakref.WeakSet(), []
+    module = Counted(5)
+    initialise = make_initialiser(module)
+    restart(isolated_copy(module), ["encoder.weight", "encoder.bias"], initialise, 0, 0)
+    assert list(alive) == [module]
+    assert set(counts[1:]) == {2}
