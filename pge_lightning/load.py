@@ -4,13 +4,16 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
+from typing import cast
 
 import torch
+from lightning.fabric.wrappers import is_wrapped
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pge_lightning.errors import PGEError
 from pge_lightning.sharding import load_shards, sharding, whole_shapes
+from pge_lightning.unwrap import plain
 
 __all__ = ["LoadReport", "load_encoder", "whole_or_not_at_all"]
 
@@ -37,8 +40,9 @@ class LoadReport:
 def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport:
     """Copy an encoder's values into a module, in place: optimizers that hold its parameters go on with them.
 
-    The module may be sharded: by ``fully_shard`` or tensor parallelism, where parameters are DTensors, or by
-    ``FullyShardedDataParallel``. Then every process must call this, with the same weights.
+    The module may be wrapped, as ``Fabric.setup`` leaves it. It may be sharded: by ``fully_shard`` or tensor
+    parallelism, where parameters are DTensors, or by ``FullyShardedDataParallel``. Then every process must call this,
+    with the same weights.
 
     Args:
         module: The module to be fine-tuned.
@@ -50,6 +54,7 @@ def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport
     Raises:
         PGEError: If no name and shape agrees, or the module is sharded by other means.
     """
+    module = _named_plainly(module)
     own = whole_shapes(module)
     reasons = {name: _misfit(name, value, own) for name, value in weights.items()}
     skipped = {name: reason for name, reason in reasons.items() if reason}
@@ -64,6 +69,13 @@ def load_encoder(module: nn.Module, weights: Mapping[str, Tensor]) -> LoadReport
     else:
         _copy(chosen, module)
     return LoadReport(tuple(chosen), tuple(name for name in own if name not in weights), skipped)
+
+
+def _named_plainly(module: nn.Module) -> nn.Module:
+    """The module below its wrappers; but what FSDP has made of it, where it has, speaks for all pieces."""
+    if not sharding(module):
+        return plain(module)
+    return cast(nn.Module, module._forward_module) if is_wrapped(module) else module
 
 
 def _misfit(name: str, value: Tensor, own: Mapping[str, torch.Size | None]) -> str:
