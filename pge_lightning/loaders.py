@@ -73,9 +73,9 @@ def unwrapped(data: Any) -> Any:
 
 def has_own_iterator(loader: DataLoader[Any]) -> bool:
     """Whether a loader's batches are more than its data set's samples, collated: only its own iterator gives them."""
-    # An endless batch sampler under an `__iter__` of its own is the customary way to keep workers over epochs.
-    repeats = loader.batch_sampler is not None and length(loader.batch_sampler) is None
     streams = isinstance(loader.dataset, IterableDataset)
+    # An endless batch sampler under an `__iter__` of its own is the customary way to keep workers over epochs.
+    repeats = not streams and loader.batch_sampler is not None and length(loader.batch_sampler) is None
     return (_overrides(loader, "__iter__") and not repeats) or (_overrides(loader, "_get_iterator") and streams)
 
 
