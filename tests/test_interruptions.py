@@ -23,6 +23,8 @@ from trainer_helpers import (
     QUIET,
     TINY,
     AugmentingData,
+    Bomb,
+    MinedNet,
     Net,
     add_source,
     callback,
@@ -202,36 +204,6 @@ def test_a_phase_cut_off_at_any_line_leaves_no_trace(make, kind, tmp_path):
     # After the last step, Lightning itself stops on SIGTERM; and some errors are foreseen, with another way to go.
     assert striker.struck > (1 if kind == "SIGTERM" else 3) * striker.completed
     assert kind == "an error" or striker.late <= 1
-
-
-class Bomb:
-    """Goes off at one step of the phase; copies of the module share it."""
-
-    def __init__(self, step, strike):
-        self.left, self.strike, self.steps = step, strike, 0
-
-    def __deepcopy__(self, memo):
-        return self
-
-    def __call__(self):
-        self.left -= 1
-        if self.left == 0:
-            self.steps = 0
-            self.strike()
-        self.steps += 1
-
-
-class MinedNet(Net):
-    def __init__(self, bomb):
-        super().__init__()
-        self.bomb = bomb
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        np.random.rand(), random.random(), torch.rand(1)
-        if self.bomb is not None:
-            self.bomb()
-        return loss
 
 
 class Before(Callback):

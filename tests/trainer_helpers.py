@@ -76,6 +76,38 @@ class Net(pl.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.9)]
 
 
+class Bomb:
+    """Goes off at one step of the phase; copies of the module share it."""
+
+    def __init__(self, step, strike):
+        self.left, self.strike, self.steps = step, strike, 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def __call__(self):
+        self.left -= 1
+        if self.left == 0:
+            self.steps = 0
+            self.strike()
+        self.steps += 1
+
+
+class MinedNet(Net):
+    """Draws from all global random states in each step, and takes the bomb along."""
+
+    def __init__(self, bomb=None):
+        super().__init__()
+        self.bomb = bomb
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        np.random.rand(), random.random(), torch.rand(1)
+        if self.bomb is not None:
+            self.bomb()
+        return loss
+
+
 def plain_loss(module, batch):
     return F.cross_entropy(module(batch[0]), batch[1])
 
