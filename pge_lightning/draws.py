@@ -1,5 +1,7 @@
 """Draws: every random operation is seeded by the weight unit that its numbers end in."""
 
+import gc
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -12,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 
 from pge_lightning.isolation import derive_seed, seed_all, seed_torch
 
-__all__ = ["KeyedDraws", "SeedOf", "module_state", "settle"]
+__all__ = ["KeyedDraws", "SeedOf", "drop", "module_state", "settle"]
 
 SeedOf: TypeAlias = Callable[[str], int]
 Label: TypeAlias = str | int
+
+_HEAVY = 2**26  # bytes, from which on a search for garbage takes less time than drawing the weights
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
@@ -154,6 +158,19 @@ class KeyedDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch
         return units | {label: name for label, name in ends.items() if name is not None}
 
 
+def drop(made: list[nn.Module]) -> None:
+    """Forget modules now; those that have saved hyper-parameters lie in reference cycles, which stay for a while.
+
+    Args:
+        made: Holds the only reference to each, and is empty afterwards.
+    """
+    heavy = sum(value.nbytes for module in made for value in module.parameters() if not is_lazy(value)) > _HEAVY
+    left = [weakref.ref(module) for module in made]
+    made.clear()
+    if heavy and any(reference() is not None for reference in left):
+        gc.collect()
+
+
 def settle(
     run: Callable[[KeyedDraws], nn.Module], draws: Callable[[Mapping[Label, str]], KeyedDraws], names: dict[Label, str]
 ) -> nn.Module:
@@ -170,12 +187,12 @@ def settle(
     for _ in range(2):
         current = draws(names)
         with current:
-            module = run(current)
-        learnt = current.learn(module)
+            made = [run(current)]
+        learnt = current.learn(made[0])
         if learnt is None:
-            return module
+            return made.pop()
         names.clear()
         names.update(learnt)
-        del module
+        drop(made)
     with (current := draws(names)):
         return run(current)

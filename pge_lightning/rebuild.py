@@ -5,7 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from pge_lightning.draws import KeyedDraws, Label, SeedOf, module_state, settle
+from pge_lightning.draws import KeyedDraws, Label, SeedOf, drop, module_state, settle
 from pge_lightning.errors import PGEError
 from pge_lightning.resets import reset_adapters
 from pge_lightning.sweep import Initialiser, fixed_state
 
-__all__ = ["Factory", "Seeded", "constructors", "lacking", "make_rebuild", "seeded"]
+__all__ = ["Factory", "Seeded", "constructors", "lacking", "make_rebuild", "seeded", "used"]
 
 Factory: TypeAlias = Callable[[], nn.Module]
 Seeded: TypeAlias = Callable[[SeedOf], nn.Module]
+Result = TypeVar("Result")
 
 
 def seeded(factory: Factory) -> Seeded:
@@ -59,21 +60,42 @@ def make_rebuild(build: Seeded, rest: Initialiser | None = None) -> Initialiser:
     def initialise(module: nn.Module, seed_of: SeedOf) -> None:
         if rest is not None:
             rest(module, seed_of)
-        values, fixed = module_state(build(seed_of)), fixed_state(module)
-        for name, unit in module_state(module).items():
-            value = values.get(name)
-            if name in fixed:
-                continue
-            if value is not None and not is_lazy(value) and value.shape == unit.shape:
-                unit.copy_(value)
-            elif isinstance(unit, nn.Parameter) and rest is None:
-                raise PGEError(
-                    f"Expected the factory's module to hold '{name}' of shape {list(unit.shape)}, but got "
-                    f"{_shape(value)}. Give a factory of the same module."
-                )
+        used(build, seed_of, lambda fresh: _copy(fresh, module, complete=rest is None))
         reset_adapters(module, drawn=False)
 
     return initialise
+
+
+def used(build: Seeded, seed_of: SeedOf, use: Callable[[nn.Module], Result]) -> Result:
+    """Build a fresh module, use it, and free its memory.
+
+    Args:
+        build: From :func:`seeded`.
+        seed_of: The seeds of its units.
+        use: Takes the module and keeps nothing of it.
+
+    Returns:
+        What ``use`` returns.
+    """
+    made = [build(seed_of)]
+    result = use(made[0])
+    drop(made)
+    return result
+
+
+def _copy(fresh: nn.Module, module: nn.Module, *, complete: bool) -> None:
+    values, fixed = module_state(fresh), fixed_state(module)
+    for name, unit in module_state(module).items():
+        value = values.get(name)
+        if name in fixed:
+            continue
+        if value is not None and not is_lazy(value) and value.shape == unit.shape:
+            unit.copy_(value)
+        elif isinstance(unit, nn.Parameter) and complete:
+            raise PGEError(
+                f"Expected the factory's module to hold '{name}' of shape {list(unit.shape)}, but got "
+                f"{_shape(value)}. Give a factory of the same module."
+            )
 
 
 def _shape(value: Tensor | None) -> object:

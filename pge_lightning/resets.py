@@ -107,7 +107,7 @@ def _reset_adapter(layer: nn.Module, adapter: str, settings: Any) -> None:
                 reset(adapter, *(getattr(settings, argument) for argument in wanted if hasattr(settings, argument)))
             except ValueError as error:
                 raise PGEError(
-                    "Expected an adapter that is drawn at random, but got one that PEFT computes from the base weights or "
+                    "Expected an adapter that is drawn at random, but got one that PEFT computes from base weights or "
                     f"from data ({error}). Take another start, such as `init_lora_weights=True`."
                 ) from error
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -12,7 +13,7 @@ from pge_lightning.clone import isolated_copy
 from pge_lightning.draws import KeyedDraws, SeedOf, module_state
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import isolated_randomness
-from pge_lightning.rebuild import Factory, Seeded, constructors, lacking, make_rebuild, seeded
+from pge_lightning.rebuild import Factory, Seeded, constructors, lacking, make_rebuild, seeded, used
 from pge_lightning.sweep import Initialiser, fixed_state, make_sweep, swept
 
 __all__ = ["Factory", "Initialiser", "hash_start", "loaded_units", "make_initialiser", "restart", "twins"]
@@ -63,7 +64,7 @@ def _way(module: nn.Module, factory: Factory | None, shared: Iterable[str] | Non
     for constructor in constructors(module):
         build = seeded(constructor)
         try:
-            missing = lacking(module, build(lambda _: 0))
+            missing = used(build, lambda _: 0, partial(lacking, module))
         except Exception:  # ruff: ignore[try-except-continue] (it needs more than is known of it)
             continue
         if missing.intersection(missing if shared is None else shared):
@@ -91,14 +92,17 @@ def loaded_units(module: nn.Module, build: Seeded) -> list[str]:
     Returns:
         Names in the module's order.
     """
-    before = hash_start(_comparable(module, build(lambda _: 0)))
-    fresh = build(lambda _: 1)
+    before = used(build, lambda _: 0, lambda fresh: hash_start(_comparable(module, fresh)))
+    return used(build, lambda _: 1, lambda fresh: _loaded(module, fresh, before))
+
+
+def _loaded(module: nn.Module, fresh: nn.Module, before: dict[str, str]) -> list[str]:
     units = _comparable(module, fresh)
     same = {name for name, value in hash_start(units).items() if before.get(name) == value}
     suspects = {name: unit for name, unit in units.items() if name in same and not _plain(unit)}
     if not suspects:
         return []
-    other = isolated_copy(fresh)
+    other = isolated_copy(fresh)  # for the factory may hand out what others hold
     state = module_state(other)
     with (draws := KeyedDraws(lambda _: 2, {name: name for name in state}, state, fixed_state(other))):
         left = swept(other, draws, tokens=False)

@@ -405,13 +405,13 @@ def test_a_restart_makes_one_further_copy_of_the_module_at_a_time_and_keeps_none
     class Counted(pl.LightningModule):
         def __init__(self, width):
             super().__init__()
-            self.save_hyperparameters()
+            self.save_hyperparameters()  # makes a reference cycle, which only a search for garbage ends
             self.encoder, self.head = nn.Linear(width, width), nn.Linear(width, 2)
             alive.add(self)
             counts.append(len(alive))
 
     alive, counts = weakref.WeakSet(), []
-    module = Counted(5)
+    module = Counted(4100)
     initialise = make_initialiser(module)
     restart(isolated_copy(module), ["encoder.weight", "encoder.bias"], initialise, 0, 0)
     assert list(alive) == [module]
