@@ -108,3 +108,7 @@ def test_fingerprints_of_batches_of_any_type_tell_their_content():
 
     one, again, other = (fingerprint(shift) for shift in (0, 0, 1))
     assert one == again != other
+
+
+def test_fingerprints_of_plain_batches_stay_what_they_were():
+    assert sample_pool(DataLoader(DATA, 16), TINY).fingerprint() == "023e67a07d35d09f"

@@ -1,13 +1,16 @@
 """Random access to what training would see, without moving it."""
 
 import itertools
+from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import (
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SubsetRandomSampler,
@@ -96,3 +99,64 @@ def test_reading_moves_neither_sampler_nor_generator_nor_global_state():
     assert np.array_equal(np.random.get_state()[1], before[1])
     assert mine.sampler.epoch == 0
     assert all(torch.equal(one[0], two[0]) for one, two in zip(mine, twin, strict=True))
+
+
+class Share(IterableDataset):
+    """What one of two processes reads: rank 1 may have less, nothing, or something that has no copy."""
+
+    def __init__(self, sizes, rank, held=None):
+        self.first, self.size, self.held = 100 * rank, sizes[rank], held
+
+    def __iter__(self):
+        return (torch.tensor(float(self.first + number)) for number in range(self.size))
+
+
+def failure(work):
+    try:
+        work()
+    except PGEError as error:
+        return str(error)
+    return ""
+
+
+def shared_work(rank):
+    """What both processes do; each piece must end on both."""
+
+    def pool(data):
+        return sample_pool(data, TINY, distributed=True)
+
+    def stream(*sizes, held=None):
+        return DataLoader(Share(sizes, rank, held), 8)
+
+    numbered = DataLoader(DATA, 8, sampler=DistributedSampler(DATA, num_replicas=2, rank=rank))
+    several = pool({"numbered": numbered, "stream": stream(40, 20)})
+    return {
+        "stream": pool(stream(40, 20)).batch([0, 19]).tolist(),
+        "several": (len(several), [int(x) for x in several.batch([99])["numbered"][0]]),
+        "its stream": several.batch([0, 19, 20])["stream"].tolist(),
+        "nothing on one": failure(lambda: pool(stream(40, 0))),
+        "nothing of one loader": failure(lambda: pool([stream(40, 40), stream(40, 0)])),
+        "no copy on one": failure(lambda: pool([stream(40, 40), stream(40, 40, held=(n for n in [1]) if rank else 1)])),
+        "batches of one": len(pool([torch.ones(20 + 20 * rank)])),
+    }
+
+
+def shared_process(rank, folder):
+    torch.set_num_threads(1)
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
+    torch.save(shared_work(rank), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_agree_on_their_shares_and_none_waits_in_vain(tmp_path):
+    torch.multiprocessing.spawn(shared_process, (str(tmp_path),), nprocs=2)
+    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    assert [result["stream"] for result in results] == [[0, 19], [100, 119]]
+    assert [result["several"] for result in results] == [(100, [99])] * 2
+    assert [result["its stream"] for result in results] == [[0, 19, 0], [100, 119, 100]]
+    assert [result["batches of one"] for result in results] == [20, 20]
+    for result in results:
+        assert "at least one batch of 16 samples, but the training data holds 0" in result["nothing on one"]
+        assert "each of 2 training loaders, but number 1 has none" in result["nothing of one loader"]
+        assert result["no copy on one"].startswith("Rank 1: Expected a stream that can be copied")
