@@ -197,7 +197,8 @@ def selecting(folder):
 def test_a_phase_cut_off_at_any_line_leaves_no_trace(make, kind, tmp_path):
     striker = Striker(lambda: make(tmp_path), tmp_path / "library", kind)
     expected = trained(tmp_path / "reference")
-    found = trained(tmp_path / "struck", [striker])
+    with handled_interrupts():
+        found = trained(tmp_path / "struck", [striker])
     assert striker.harmed == []
     if make is collecting:  # a selection that completes changes the weights
         assert differing(expected, found) == []

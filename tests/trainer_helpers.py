@@ -387,8 +387,8 @@ def failing(line, pattern):
 
 @contextmanager
 def handled_interrupts():
-    """Lightning ignores Ctrl-C after the first one; the test session must not."""
-    handler = signal.getsignal(signal.SIGINT)
+    """Lightning ignores Ctrl-C after the first one, as background processes do; the test session must not."""
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     finally:
