@@ -105,7 +105,7 @@ def process(rank, folder):
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.spawn(process, (str(folder),), nprocs=2)
+    torch.multiprocessing.start_processes(process, (str(folder),), nprocs=2, start_method="fork")
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
