@@ -8,24 +8,27 @@ from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pge_lightning.clone import isolated_copy
-from pge_lightning.distributed import agree, everywhere, rank_and_world
-from pge_lightning.encoder import EncoderSpec, encoder_state, encoder_units
+from pge_lightning.distributed import add_up, agree, everywhere, rank_and_world
+from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
+from pge_lightning.isolation import borrowed, isolated_randomness
 from pge_lightning.loss import LossFn, loss_code, make_step
 from pge_lightning.pool import SamplePool
 from pge_lightning.probe import Probe
-from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
+from pge_lightning.restart import Factory
+from pge_lightning.runs import Runs
 from pge_lightning.samples import sample_pool
 from pge_lightning.sharding import check_whole
 from pge_lightning.signature import Signature
-from pge_lightning.warmup import Updates, place, warm_up
+from pge_lightning.starts import Starts
+from pge_lightning.unwrap import plain
+from pge_lightning.warmup import Updates
 
 __all__ = ["Collector", "collect_signature"]
 
@@ -48,6 +51,7 @@ class Collector:
         distributed: Whether all processes of the default group take part, each with its share of samples and restarts.
         progress: Whether to show a bar over the restarts.
         check: Called before every step of a warm-up; what it raises ends the collection.
+        thaw: Whether frozen parameters of the encoder count as trainable, for a module that is thawed while it trains.
 
     Raises:
         PGEError: If there is no loss, no encoder, a unit that nothing re-initialises, or too few samples.
@@ -69,33 +73,37 @@ class Collector:
         distributed: bool = False,
         progress: bool = False,
         check: Callable[[], None] | None = None,
+        thaw: bool = False,
     ) -> None:
-        self.module, self.batches, self.probe = module, batches, Probe.of(probe)
-        self.datamodule, self.prepare = datamodule, prepare
-        self.distributed, self.progress, self.check = distributed, progress, check
-        agree(partial(self._check_module, loss_fn, encoder, factory, device), distributed)
+        self.module, self.batches, self.probe = plain(module), batches, Probe.of(probe)
+        self.distributed, self.progress = distributed, progress
+
+        def checked() -> Runs:
+            check_whole(self.module)
+            self.loss = loss_code(self.module, loss_fn)
+            step = make_step(module, loss_fn)
+            starts = Starts(self.module, self.probe, encoder, thaw)
+            if not starts.lazy:
+                starts.check(factory)
+            place = torch.device(device) if device is not None else next(self.module.parameters()).device
+            torch.empty(0, device=place)  # wakes the device, so that its random state is put back, too
+            return Runs(starts, step, place, datamodule, prepare, check)
+
+        self.runs = agree(checked, distributed)
+        self.starts = self.runs.starts
         self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
         self.data = self._fingerprint()
+        if self.starts.lazy:  # shapes come from a batch
+            agree(partial(self._check_lazy, factory), distributed)
 
-    def _check_module(
-        self,
-        loss_fn: LossFn | None,
-        encoder: EncoderSpec,
-        factory: Factory | None,
-        device: torch.device | str | None,
-    ) -> None:
-        module = self.module
-        check_whole(module)
-        self.step = make_step(module, loss_fn)
-        self.loss = loss_code(module, loss_fn)
-        self.units = encoder_units(module, encoder)
-        parameters = dict(module.named_parameters())
-        self.shared = [name for name in encoder_state(module, encoder) if name in parameters]
-        self.initialise = make_initialiser(module, factory, self.shared)
-        with isolated_randomness():
-            restart(isolated_copy(module), self.shared, self.initialise, seed=0, head_seed=0)
-        self.device = torch.device(device) if device is not None else next(module.parameters()).device
-        torch.empty(0, device=self.device)  # wakes the device, so that its random state is put back, too
+    def _check_lazy(self, factory: Factory | None) -> None:
+        with borrowed(self.batches):
+            self.starts.check(factory, partial(self.runs.once, self.pool))
+
+    @property
+    def units(self) -> list[str]:
+        """Names of the encoder's trainable parameters."""
+        return self.starts.units
 
     @property
     def budgets(self) -> list[int]:
@@ -146,13 +154,10 @@ class Collector:
         probe = self.probe
         needed = probe.steps * probe.batch_size
         restarts = probe.restarts if probe.restarts is not None else max(1, len(self.pool) // needed)
-        rank, world = rank_and_world() if self.distributed else (0, 1)
         with isolated_randomness(), borrowed(self.batches), torch.inference_mode(mode=False), torch.enable_grad():
-            shares = everywhere(lambda: self._run_all(range(rank, restarts, world), budget), self.distributed)
-        results = dict(sorted((k, result) for share in shares for k, result in share.items()))
-        units, starts = self._stack(list(results.values()), restarts)
-        seconds = time.perf_counter() - begin
-        return Signature(units, starts, probe, budget, restarts, self.data, len(self.pool), seconds)
+            stacks, starts = self._collect(restarts, budget)
+        seconds, frozen = time.perf_counter() - begin, self.starts.frozen
+        return Signature(stacks, starts, probe, budget, restarts, self.data, len(self.pool), seconds, frozen)
 
     @property
     def task(self) -> str:
@@ -167,14 +172,13 @@ class Collector:
             budget: The sample budget that is wanted.
 
         Returns:
-            Whether recipe, budget, data, units and starts are the same.
+            Whether recipe, budget, data, units, starts and frozen values are the same.
         """
         with isolated_randomness():
-            hashes = [hash_start(self._start(k)[1]) for k in range(signature.restarts if self.probe.paired else 0)]
-        starts = {name: tuple(hashed[name] for hashed in hashes) for name in self.units} if hashes else {}
-        parameters = dict(self.module.named_parameters())
-        shapes = {name: list(parameters[name].shape) for name in self.units}
-        expected = (self.probe.recipe, budget, self.data, len(self.pool), shapes, starts)
+            numbers = range(signature.restarts if self.probe.paired else 0)
+            starts = self.starts.per_unit([self.starts.hashes(self.starts.make(k, self.data)) for k in numbers])
+        shapes, frozen = self.starts.shapes, self.starts.frozen
+        expected = (self.probe.recipe, budget, self.data, len(self.pool), shapes, starts, frozen)
         return expected == (
             signature.probe.recipe,
             signature.budget,
@@ -182,69 +186,46 @@ class Collector:
             signature.samples,
             signature.fingerprint["shapes"],
             dict(signature.starts),
+            dict(signature.frozen),
         )
 
     def _fingerprint(self) -> str:
         with borrowed(self.batches):
             return everywhere(self.pool.fingerprint, self.distributed)[0]
 
-    def _run_all(self, numbers: range, budget: int) -> dict[int, tuple[Updates, dict[str, str]]]:
-        """The results of some restarts; unpaired ones are summed up in the first."""
-        kept: dict[int, tuple[Updates, dict[str, str]]] = {}
-        text = f"Probe '{self.probe.name}', {budget} samples"
-        for k in track(numbers, text, transient=True, disable=not self.progress):
-            updates, hashes = self._run(k, budget)
-            if self.probe.paired or not kept:
-                kept[k] = updates, hashes
-            else:
-                for name, total in kept[numbers[0]][0].items():
-                    total += updates[name]
-        return kept
-
-    def _run(self, k: int, budget: int) -> tuple[Updates, dict[str, str]]:
-        """One restart: its mean update per unit, and the hashes of its start."""
+    def _collect(self, restarts: int, budget: int) -> tuple[Updates, dict[str, tuple[str, ...]]]:
+        """Unit to its principal gradients and to the hashes of its starts; processes share the restarts out."""
         probe = self.probe
-        clone, start = self._start(k)
-        hashes = hash_start(start) if probe.paired else {}
-        if self.prepare is not None:
-            self.prepare(clone)
-        seed_all(derive_seed(probe.seed, "noise", k))
-        clone = clone.to(self.device)
-        chosen = self.pool.draw(budget, probe, k)
-        batches = (self._batch(clone, indices) for indices in chosen)
-        try:
-            return warm_up(clone, self.units, batches, self.step(clone), probe), hashes
-        except PGEError as error:
-            raise PGEError(f"In restart {k}: {error}") from error
-
-    def _batch(self, clone: nn.Module, indices: list[int]) -> Any:
-        """The batch of one step, on the device."""
-        if self.check is not None:
-            self.check()
-        return place(clone, self.pool.batch(indices), self.device, self.datamodule)
-
-    def _start(self, k: int) -> tuple[nn.Module, Updates]:
-        """A re-initialised copy, and its encoder's initial values. Only a paired encoder is equal for all data sets."""
-        clone, seed = isolated_copy(self.module), self.probe.seed
-        head_seed = derive_seed(seed, "head", k, self.data)
-        encoder_seed = derive_seed(seed, "encoder", k) if self.probe.paired else derive_seed(head_seed, "encoder")
-        start = restart(clone, self.shared, self.initialise, encoder_seed, head_seed)
-        return clone, {name: start[name] for name in self.units}
-
-    def _stack(
-        self, results: list[tuple[Updates, dict[str, str]]], restarts: int
-    ) -> tuple[Updates, dict[str, tuple[str, ...]]]:
-        """Bring the restarts together per unit: side by side if they are paired, as their mean if not."""
-        units = {name: torch.stack([updates[name] for updates, _ in results]) for name in self.units}
-        if not self.probe.paired:
-            return {name: stack.sum(0, keepdim=True) / restarts for name, stack in units.items()}, {}
-        starts = {name: tuple(hashes[name] for _, hashes in results) for name in self.units}
-        if restarts > 1 and all(len(set(hashes)) == 1 for hashes in starts.values()):
+        rank, world = rank_and_world() if self.distributed else (0, 1)
+        shapes = {name: (restarts if probe.paired else 1, *shape) for name, shape in self.starts.shapes.items()}
+        # NumPy's zeros take memory when a row is written, not before.
+        stacks = {name: torch.from_numpy(np.zeros(shape, dtype=np.float32)) for name, shape in shapes.items()}
+        run = partial(self._run_all, range(rank, restarts, world), budget, stacks)
+        hashes = {k: hashed for share in everywhere(run, self.distributed) for k, hashed in share.items()}
+        starts = self.starts.per_unit([hashes[k] for k in sorted(hashes) if probe.paired])
+        if restarts > 1 and starts and all(len(set(each)) == 1 for each in starts.values()):
             raise PGEError(
-                "Expected restarts to differ, but the re-initialised encoder is the same in all of them. Its "
-                "constructor probably loads trained weights: give a `factory` that draws them."
+                "Expected restarts to differ, but the re-initialised encoder is the same in all of them: it is set, "
+                "not drawn. Give a `factory` that draws it."
             )
-        return units, starts
+        if self.distributed:
+            add_up(stacks.values())
+        scale = probe.steps * (probe.lr if probe.optimizer == "adam" else 1) * (1 if probe.paired else restarts)
+        for stack in stacks.values():
+            stack.div_(scale)
+        return stacks, starts
+
+    def _run_all(self, numbers: range, budget: int, stacks: Updates) -> dict[int, dict[str, str]]:
+        """Run some restarts, each into its row; unpaired ones are summed up in one row."""
+        text = f"Probe '{self.probe.name}', {budget} samples"
+        hashes = {}
+        for k in track(numbers, text, transient=True, disable=not self.progress):
+            row = {name: stack[k if self.probe.paired else 0] for name, stack in stacks.items()}
+            try:
+                hashes[k] = self.runs.run(k, self.pool, self.data, budget, row)
+            except PGEError as error:
+                raise PGEError(f"In restart {k}: {error}") from error
+        return hashes
 
 
 def collect_signature(
@@ -258,6 +239,7 @@ def collect_signature(
     factory: Factory | None = None,
     device: torch.device | str | None = None,
     progress: bool = False,
+    thaw: bool = False,
 ) -> Signature:
     """Collect the principal gradients of one data set, in plain PyTorch.
 
@@ -273,9 +255,10 @@ def collect_signature(
         factory: Builds a fresh module of the same kind, where re-initialisation needs help.
         device: Where the warm-up runs; by default where the module is.
         progress: Whether to show a bar over the restarts.
+        thaw: Whether frozen parameters of the encoder count as trainable, for a module that is thawed while it trains.
 
     Returns:
-        The signature: per unit ``[restarts, *shape]``.
+        The signature: per unit ``[restarts, *shape]``; complex units have a last dimension of two.
 
     Raises:
         PGEError: If something is missing (checked before any work starts), or a loss is not finite.
@@ -300,6 +283,7 @@ def collect_signature(
         factory=factory,
         device=device,
         progress=progress,
+        thaw=thaw,
     )
     if budget is not None and not collector.probe.batch_size <= budget <= len(collector.pool):
         raise ValueError(

@@ -4,7 +4,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar, cast
@@ -195,15 +195,16 @@ def on_rank_zero(work: Callable[[], T], distributed: bool = True) -> T:
     return cast(T, result)
 
 
-def add_up(total: Tensor) -> None:
-    """Add the values of all processes up, in place and on each of them; every process must call it.
+def add_up(tensors: Iterable[Tensor]) -> None:
+    """Replace tensors by their sums over all processes, in place.
 
     Args:
-        total: A tensor on the CPU, of the same shape everywhere.
+        tensors: On the CPU, of the same shapes everywhere; every process must call this.
     """
     if rank_and_world()[1] > 1:
         with _meeting() as group:
-            dist.all_reduce(total, group=group)
+            for tensor in tensors:
+                dist.all_reduce(tensor, group=group)
 
 
 class _Refusal(TorchDispatchMode):  # type: ignore[no-untyped-call]  # PyTorch leaves it untyped

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pge_lightning.errors import PGEError
 from pge_lightning.stand_in import stand_in_trainer
-from pge_lightning.unwrap import wrapped
+from pge_lightning.unwrap import plain, wrapped
 
 __all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step"]
 
@@ -35,7 +35,7 @@ def make_step(module: nn.Module, loss_fn: LossFn | None = None) -> StepMaker:
     module. Modules that it holds are copied for every copy of the user's, and the user's among them is replaced.
 
     Args:
-        module: The user's module.
+        module: The user's module, with whatever wraps it.
         loss_fn: Takes a copy of the module and a batch; a method of the module itself takes the batch alone. Without
             it, the module must be a LightningModule under automatic optimization.
 
@@ -50,6 +50,7 @@ def make_step(module: nn.Module, loss_fn: LossFn | None = None) -> StepMaker:
     if loss_fn is not None:
         _check_weights(module, loss_fn)
         return partial(_given_step, module, loss_fn)
+    module = plain(module)
     if not isinstance(module, pl.LightningModule):
         raise PGEError(
             f"Expected a `loss_fn` for {type(module).__name__}, which is no LightningModule, but got none. "
@@ -119,16 +120,16 @@ def loss_code(module: nn.Module, loss_fn: LossFn | None = None) -> str:
         A text, the same in every process unless the loss is or holds an object without a text of its own.
     """
     loss: Any = loss_fn if loss_fn is not None else getattr(type(module), "training_step", None)
-    plain, settings = (int, float, str, bytes), list[Any]()
+    simple, settings = (int, float, str, bytes), list[Any]()
     while isinstance(loss, partial):
         settings.append((loss.args, sorted(loss.keywords.items())))
         loss = loss.func
     if isinstance(loss, nn.Module):
-        settings.append((loss, [(name, value) for name, value in vars(loss).items() if isinstance(value, plain)]))
+        settings.append((loss, [(name, value) for name, value in vars(loss).items() if isinstance(value, simple)]))
         loss = type(loss).forward
     function: Any = inspect.unwrap(loss) if hasattr(loss, "__code__") else type(loss).__call__
     code = getattr(function, "__code__", None)
-    constants = [value for value in code.co_consts if isinstance(value, plain)] if code else []
+    constants = [value for value in code.co_consts if isinstance(value, simple)] if code else []
     return repr((settings, code and (code.co_code.hex(), code.co_names, constants)))
 
 

@@ -17,8 +17,8 @@ def plain(module: nn.Module) -> nn.Module:
         module: Any module, for instance from ``torch.compile`` or ``Fabric.setup``.
 
     Returns:
-        The module itself where nothing is wrapped. Otherwise a view: other objects above and between the wrappers, the
-        same parameters, buffers and attributes.
+        The module itself below all wrappers. Where some are around its parts, a view: other objects above the wrappers,
+        the same parameters, buffers and attributes.
 
     Example:
         >>> import torch
@@ -28,7 +28,7 @@ def plain(module: nn.Module) -> nn.Module:
         >>> [name for name, _ in plain(model).named_parameters()]
         ['0.weight', '0.bias']
     """
-    return _view(module, {}) if any(wrapped(part) is not None for part in module.modules()) else module
+    return _view(module, {})
 
 
 def wrapped(part: Any) -> nn.Module | None:
@@ -53,8 +53,10 @@ def _view(module: nn.Module, seen: dict[int, nn.Module]) -> nn.Module:
     while (inner := wrapped(module)) is not None:
         module = inner
     if id(module) not in seen:
-        view = seen[id(module)] = copy.copy(module)
-        parts = {name: None if part is None else _view(part, seen) for name, part in module._modules.items()}
-        vars(view)["_modules"] = parts
+        seen[id(module)] = module
+        if any(wrapped(part) is not None for part in module.modules()):
+            seen[id(module)] = view = copy.copy(module)
+            parts = {name: None if part is None else _view(part, seen) for name, part in module._modules.items()}
+            vars(view)["_modules"] = parts
     seen[id(outer)] = seen[id(module)]
     return seen[id(module)]

@@ -1,11 +1,13 @@
 """Warm-up: a few optimizer steps from a restart, and the mean direction they took."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -14,40 +16,52 @@ from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.loss import Step
 from pge_lightning.probe import Probe
+from pge_lightning.starts import real
 
-__all__ = ["Updates", "place", "warm_up"]
+__all__ = ["Updates", "check_updates", "place", "warm_up"]
 
 Updates: TypeAlias = dict[str, Tensor]
 
 
-def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: Step, probe: Probe) -> Updates:
+def warm_up(module: nn.Module, row: Updates, batches: Iterable[Any], step: Step, probe: Probe) -> None:
     r"""Train a module in place for a few steps, with the probe's own optimizer.
 
     The mean update of ``m`` steps at rate ``lr`` is :math:`(\theta^0 - \theta^m) / (m \cdot lr)`. Under SGD that is
-    the mean gradient, which is summed up directly and so free of rounding at the scale of the weights.
+    the mean gradient, which is summed up directly and so free of rounding at the scale of the weights. Under Adam the
+    caller adds the start, which is not kept meanwhile.
 
     Args:
         module: A restarted copy, on the device of the batches.
-        units: Names of the encoder's units.
+        row: Unit to ``[*shape]`` on the CPU, changed in place: under SGD all gradients are added, under Adam the values
+            at the end are subtracted.
         batches: One batch per step.
         step: The copy's own, from :func:`~pge_lightning.loss.make_step`.
         probe: Gives optimizer, rate and number of steps.
 
-    Returns:
-        Unit to its mean update, ``[*shape]`` on the CPU.
-
     Raises:
-        PGEError: If a loss or an update is not finite, every batch was skipped, no unit moved, or the step
-            communicates with other processes.
+        PGEError: If a step fails, a loss is not finite, every batch was skipped, or the step communicates with other
+            processes.
     """
+    units = {name: unit for name, unit in module.named_parameters() if name in row}
+    if probe.optimizer == "adam":
+        _train(module, {}, batches, step, probe)
+        for name, unit in units.items():
+            row[name].sub_(real(unit.detach()).cpu())
+        return
+    sums = {name: row[name].to(unit.device) for name, unit in units.items()}
+    _train(module, sums, batches, step, probe)
+    for name, total in sums.items():
+        row[name].copy_(total)
+
+
+def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step, probe: Probe) -> None:
+    """Take the steps, and add the gradients of some units to their sums; the optimizer ends with this function."""
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
-    sgd = probe.optimizer == "sgd"
-    optimizer = (torch.optim.SGD if sgd else torch.optim.Adam)(weights, lr=probe.lr)
-    totals = {name: torch.zeros_like(named[name]) if sgd else named[name].detach().clone() for name in units}
+    optimizer = (torch.optim.SGD if probe.optimizer == "sgd" else torch.optim.Adam)(weights, lr=probe.lr)
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
-        with no_collectives(watch=not losses):
+        with _explained(index), no_collectives(watch=not losses):
             loss = step(batch, index)
             if loss is None:
                 continue
@@ -55,34 +69,64 @@ def warm_up(module: nn.Module, units: list[str], batches: Iterable[Any], step: S
         losses.append(loss.detach())
         for unit, gradient in zip(weights, gradients, strict=True):
             unit.grad = gradient
-        for name, total in totals.items() if sgd else ():
+        del gradients, loss
+        for name, total in sums.items():
             if (latest := named[name].grad) is not None:
-                total += latest
+                total += real(latest)
         optimizer.step()
+        optimizer.zero_grad()
     _check_losses(losses)
-    if not sgd:
-        totals = {name: (start - named[name].detach()) / probe.lr for name, start in totals.items()}
-    updates = {name: total.cpu() / probe.steps for name, total in totals.items()}
-    for name, update in updates.items():
+
+
+@contextmanager
+def _explained(index: int) -> Generator[None]:
+    """Say which step an error comes from, and what may help."""
+    try:
+        yield
+    except PGEError as error:
+        raise PGEError(f"In step {index}: {error}") from error
+    except SIGTERMException:
+        raise
+    except Exception as error:  # of any kind: the step is the user's
+        raise PGEError(
+            f"In step {index}: Expected a training step that a copy of the module can take, but it raised "
+            f"{type(error).__name__}: {error}. If it needs what only a running Trainer gives, give a `loss_fn` of "
+            "(module, batch) that does without."
+        ) from error
+
+
+def check_updates(row: Updates) -> None:
+    """Refuse updates that say nothing.
+
+    Args:
+        row: Unit to its update, ``[*shape]``.
+
+    Raises:
+        PGEError: If an update is not finite, or no unit moved.
+    """
+    for name, update in row.items():
         if not update.isfinite().all():
             raise PGEError(
                 f"Expected finite updates, but those of unit '{name}' are not. "
                 "Lower the probe's `lr`, or mend the initialisation."
             )
-    if not any(update.any() for update in updates.values()):
+    if not any(update.any() for update in row.values()):
         raise PGEError(
             "Expected the warm-up to move the encoder, but it moved none of its units: the loss does not depend on "
             "them. Name another part with `encoder=`, or give a `loss_fn` that uses the module it is given."
         )
-    return updates
 
 
 def _check_losses(losses: list[Tensor]) -> None:
     """Refuse a warm-up whose loss got lost on the way; one look at the end keeps the device from waiting."""
-    if not losses or not torch.stack(losses).isfinite().all():
-        found = torch.stack(losses).tolist() if losses else None
+    if not losses:
         raise PGEError(
-            f"Expected a finite loss at every step, but got {found}. "
+            "Expected a loss from one step at least, but got None for every batch, which skips it. Return the loss, or "
+            "give a `loss_fn` that does."
+        )
+    if not torch.stack(losses).isfinite().all():
+        raise PGEError(
+            f"Expected a finite loss at every step, but got {torch.stack(losses).tolist()}. "
             "Mend the loss or the data, or lower the probe's `lr`."
         )
 
@@ -116,6 +160,7 @@ def place(module: nn.Module, batch: Any, device: torch.device, datamodule: pl.Li
 
 def _in_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
+        value = value.clone() if value.is_inference() else value  # autograd refuses to save such tensors
         return value.float() if value.is_floating_point() else value
     graph = hasattr(value, "apply_") and hasattr(value, "apply")  # of torch_geometric, which holds tensors of its own
     return value.apply(_in_float32) if graph else value

@@ -173,16 +173,47 @@ def test_heads_start_from_the_data():
     assert len({weight.sum().item() for weight in one}) == 3
 
 
-def test_a_frozen_part_of_the_encoder_is_paired_too():
-    def frozen_starts(seed):
-        module, started = Points(), []
+def test_a_frozen_part_of_the_encoder_keeps_its_values():
+    def collected(bias, thaw=False):
+        module, kept = Points(), []
+        nn.init.constant_(module.encoder[0].bias, bias)
+        nn.init.eye_(module.encoder[0].weight)
         module.encoder[0].requires_grad_(False)
-        prepare = lambda clone: started.append(clone.encoder[0].weight.clone())  # ruff: ignore[lambda-assignment]
-        signature = Collector(module, loader(seed=seed), probe=TINY, prepare=prepare).collect(32)
-        assert "encoder.0.weight" not in signature.units
-        return torch.stack(started)
+        prepare = lambda clone: kept.append(clone.encoder[0].weight.clone())  # ruff: ignore[lambda-assignment]
+        signature = Collector(module, loader(), probe=TINY, prepare=prepare, thaw=thaw).collect(32)
+        return signature, all(torch.equal(value, module.encoder[0].weight) for value in kept)
 
-    assert torch.equal(frozen_starts(0), frozen_starts(1))
+    (one, kept), (two, _), (other, _) = collected(1.0), collected(1.0), collected(2.0)
+    assert kept
+    assert list(one.frozen) == ["encoder.0.weight", "encoder.0.bias"]
+    assert not one.frozen.keys() & one.units.keys()
+    one.check_comparable(two)
+    with pytest.raises(IncomparableError, match=r"those of 'encoder\.0\.bias' differ"):
+        one.check_comparable(other)
+    (thawed, kept), (whole, _) = (
+        collected(1.0, thaw=True),
+        (collect_signature(Points(), loader(), probe=TINY, budget=32), 0),
+    )
+    assert not kept
+    assert thawed.frozen == {}
+    thawed.check_comparable(whole)
+    assert same(thawed, whole)
+    with pytest.raises(IncomparableError, match=r"'encoder\.0\.bias' \(2 in all\) is frozen on one side only"):
+        whole.check_comparable(one)
+
+
+def test_a_teacher_follows_its_student_and_is_not_noted_as_frozen():
+    class Distilled(Points):
+        def __init__(self):
+            super().__init__()
+            self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
+
+    started = []
+    prepare = lambda clone: started.append((clone.encoder[0].weight - clone.teacher[0].weight).abs().max())  # ruff: ignore[lambda-assignment]
+    signature = Collector(Distilled(), loader(), probe=TINY, encoder="encoder", prepare=prepare).collect(32)
+    assert started == [0, 0, 0]
+    assert not {"teacher.0.weight", "teacher.4.weight"} & signature.frozen.keys()
+    signature.check_comparable(collect_signature(Distilled(), loader(), probe=TINY, encoder="encoder", budget=32))
 
 
 def test_a_changed_start_is_refused_by_name():
@@ -196,19 +227,32 @@ def test_a_changed_start_is_refused_by_name():
         one.check_comparable(two)
 
 
-def test_a_constructor_that_loads_fixed_weights_is_found_out(tmp_path):
-    path = tmp_path / "trained.pt"
-    torch.save(Points().encoder.state_dict(), path)
+def test_an_encoder_that_is_set_instead_of_drawn_is_found_out():
+    class Set(nn.Linear):
+        def reset_parameters(self):
+            nn.init.eye_(self.weight)
+            nn.init.zeros_(self.bias)
 
-    class Pretrained(Points):
-        def __init__(self, path):
-            super().__init__()
-            self.save_hyperparameters()
-            self.encoder.load_state_dict(torch.load(path, weights_only=True))
+    module = nn.ModuleDict({"encoder": Set(6, 6), "head": nn.Linear(6, 3)})
+    loss_fn = lambda clone, batch: cross_entropy(nn.Sequential(clone.encoder, clone.head), batch)  # ruff: ignore[lambda-assignment]
+    with pytest.raises(
+        PGEError, match=r"restarts to differ, but .* is set, not drawn\. Give a `factory` that draws it"
+    ):
+        collect_signature(module, loader(), loss_fn=loss_fn, probe=TINY)
+    factory = lambda: nn.ModuleDict({"encoder": nn.Linear(6, 6), "head": nn.Linear(6, 3)})  # ruff: ignore[lambda-assignment]
+    assert collect_signature(module, loader(), loss_fn=loss_fn, probe=TINY, factory=factory).restarts == 3
 
-    with pytest.raises(PGEError, match=r"restarts to differ.*loads trained weights: give a `factory`"):
-        collect_signature(Pretrained(str(path)), loader(), probe=TINY)
-    assert collect_signature(Pretrained(str(path)), loader(), probe=TINY, factory=Points).restarts == 3
+
+def test_a_start_that_cannot_be_made_again_is_found_out():
+    count = iter(range(100))
+
+    def factory():
+        module = Points()
+        nn.init.constant_(module.encoder[4].bias, next(count))
+        return module
+
+    with pytest.raises(PGEError, match=r"In restart 0: .* made again from its seed, but 'encoder\.4\.bias' came out"):
+        collect_signature(Points(), loader(), probe=TINY, factory=factory)
 
 
 # Same inputs, same signature
@@ -353,8 +397,9 @@ def test_module_and_random_state_are_left_alone(error, step):
     if error is None:
         collect_signature(module, data, loss_fn=loss_fn, probe=TINY)
     else:
-        with pytest.raises(error):
+        with pytest.raises(PGEError if error is Stop else error) as caught:
             collect_signature(module, data, loss_fn=loss_fn, probe=TINY)
+        assert error is KeyboardInterrupt or isinstance(caught.value.__cause__.__cause__, Stop)
     assert len(steps) == (12 if error is None else step + 1)
     assert_unchanged(dict(enumerate(state(module))), dict(enumerate(before)))
     assert torch.equal(data.generator.get_state(), order)
@@ -396,7 +441,7 @@ def test_steps_without_a_loss_are_skipped():
 
     signature = collect_signature(Points(), loader(), loss_fn=loss_fn, probe=SGD)
     assert not same(signature, collect_signature(Points(), loader(), probe=SGD))
-    with pytest.raises(PGEError, match="In restart 0: Expected a finite loss at every step, but got None"):
+    with pytest.raises(PGEError, match="In restart 0: Expected a loss from one step at least, but got None for every"):
         collect_signature(Points(), loader(), loss_fn=lambda *_: None, probe=TINY)
 
 

@@ -49,6 +49,9 @@ def test_a_plain_module_is_given_back():
     module = Points()
     assert plain(module) is module
     assert plain(module.encoder) is module.encoder
+    assert plain(from_fabric(compiled(module))) is module
+    module.encoder[0] = compiled(module.encoder[0])
+    assert plain(module).head is module.head
 
 
 def test_what_is_reached_in_two_ways_stays_one():
