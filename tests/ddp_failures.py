@@ -1,13 +1,11 @@
-"""Runs that fail on one of two processes, started by torchrun with a folder; test_ddp.py reads how each ended."""
+"""Runs that fail on one of two processes, which test_ddp.py forks; it reads how each run ended."""
 
 import faulthandler
 import json
 import os
 import shutil
 import signal
-import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -169,19 +167,18 @@ def endings(folder):
     processes = [None, None]
     dist.all_gather_object(processes, os.getpid())
     for name, ranks in {"all": (0, 1), "first": (0,), "second": (1,)}.items():
-        module = FailingNet(terminate(*ranks), ranks=(0,), step=4)  # a restart has three steps
+        module = FailingNet(
+            terminate(*ranks), ranks=(0,), step=6
+        )  # a restart has three steps, and one more comes first
         module.processes = processes
         yield f"termination of {name}", ending(module, callbacks=ours("termination", probe=LADDER))
     yield "afterwards", ending(callbacks=ours("afterwards"))
 
 
-def main(folder):
-    outcome = {}
-    for name, how in endings(folder):
-        outcome[name] = how
-        (folder / f"outcome-{dist.get_rank()}.json").write_text(json.dumps(outcome))
+def main(rank, folder, port):
+    """What one of the processes does."""
+    torch.set_num_threads(1)
+    os.environ.update(LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    outcome = dict(endings(folder))
+    (folder / f"outcome-{rank}.json").write_text(json.dumps(outcome))
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
