@@ -21,7 +21,7 @@ __all__ = ["check_strategy", "is_dev_run", "logged_metrics", "phase", "phase_con
 
 
 def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
-    """Refuse strategies that shard or hide the parameters.
+    """Refuse strategies that shard or hide the parameters, and those that nothing is known of.
 
     Raises:
         MisconfigurationException: If the strategy is neither on a single device nor DDP.
@@ -30,9 +30,9 @@ def check_strategy(trainer: "pl.Trainer", owner: str) -> None:
     supported = isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy))
     if not supported or isinstance(trainer.strategy, (DeepSpeedStrategy, XLAStrategy)):
         raise MisconfigurationException(
-            f"{owner} is not supported with {type(trainer.strategy).__name__}, which does not keep whole parameters on "
-            "every device. Please collect or select on a single device before `trainer.fit`, with `collect_signature` "
-            "or `SourceSelector`."
+            f"{owner} is not supported with {type(trainer.strategy).__name__}, which is not known to keep whole "
+            "parameters in every process. Please collect or select with the unsharded module before `trainer.fit`, "
+            "with `collect_signature` or `SourceSelector`; `load_encoder` loads a choice into a module that is sharded."
         )
 
 
