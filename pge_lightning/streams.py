@@ -106,16 +106,26 @@ def _shared_iterator(found: list[Any]) -> tuple[str, Any] | None:
     return next(((path, part) for path, part in enclosed if isinstance(part, Iterator)), None)
 
 
-def _without_copy(value: Any, shared: dict[int, Any], path: str = "") -> tuple[str, Any]:
-    """The innermost part that makes copying fail: how to write the access to it, and the part."""
-    for name, part in parts_of(value):
-        try:
-            copy.deepcopy(part, dict(shared))
-        except RecursionError:
-            continue
-        except Exception:  # as above
-            return _without_copy(part, shared, path + name)
-    return path, value
+def _without_copy(stream: Any, shared: dict[int, Any]) -> tuple[str, Any]:
+    """The nearest part without parts of its own that has no copy: how to write the access to it, and the part."""
+    level, seen = [("", stream)], set(shared)
+    while level:
+        level = [(path, part) for path, part in level if id(part) not in seen]
+        seen |= {id(part) for _, part in level}
+        below = [[(path + name, held) for name, held in parts_of(part)] for path, part in level]
+        for (path, part), held in zip(level, below, strict=True):
+            if not held and not _has_copy(part):
+                return path, part
+        level = [each for held in below for each in held]
+    return "", stream
+
+
+def _has_copy(part: Any) -> bool:
+    try:
+        copy.deepcopy(part)
+    except Exception:  # as above
+        return False
+    return True
 
 
 def _reloading(stream: Any) -> Callable[[], None]:

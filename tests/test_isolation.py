@@ -1,5 +1,6 @@
 """Whatever is touched is a copy or is put back."""
 
+import functools
 import random
 
 import numpy as np
@@ -154,3 +155,44 @@ def test_long_containers_are_not_searched():
     with borrowed(data):
         data.items[0].random()
     assert data.items[0].random() != random.Random(0).random()
+
+
+class Holding:
+    """Neither a loader nor a data set, but holds some."""
+
+    def __init__(self, **held):
+        vars(self).update(held)
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda loader: {"a": [loader, (loader,)]}, lambda loader: Holding(inner=Holding(loaders=[loader]))]
+)
+def test_whatever_holds_loaders_can_be_borrowed(wrap):
+    def loader():
+        shuffle = torch.Generator().manual_seed(1)
+        return DataLoader(
+            Drawing(), batch_size=8, shuffle=True, generator=shuffle, num_workers=1, persistent_workers=True
+        )
+
+    mine, twin = loader(), loader()
+    torch.manual_seed(0)
+    list(mine)
+    iterator = mine._iterator
+    torch.manual_seed(0)
+    list(twin)
+    with borrowed(wrap(mine)), isolated_randomness():
+        list(mine)
+        mine.dataset.asked += 1
+        mine.sampler.passes = 1
+        assert mine._iterator is not iterator
+    assert mine._iterator is iterator
+    assert (mine.dataset.asked, hasattr(mine.sampler, "passes")) == (0, False)
+    assert all(torch.equal(one, two) for one, two in zip(mine, twin, strict=True))
+
+
+def test_generators_in_functions_are_put_back():
+    enclosed, bound = np.random.default_rng(0), random.Random(0)
+    loader = Holding(one=lambda: enclosed.random(), other=functools.partial(random.Random.random, bound))
+    with borrowed(loader):
+        loader.one(), loader.other()
+    assert (enclosed.random(), bound.random()) == (np.random.default_rng(0).random(), random.Random(0).random())

@@ -329,7 +329,8 @@ def test_a_loader_that_keeps_its_iterator_is_not_moved():
 )
 @pytest.mark.parametrize("data", [DATA, Streamed([(torch.tensor(float(i)), i % 3) for i in range(100)])])
 def test_how_a_loader_loads_changes_nothing(data, options):
+    processes = multiprocessing.active_children()
     pool = sample_pool(DataLoader(data, 16, **options), WITHOUT_LADDER)
     assert held(pool) == list(range(100))
     assert pool.fingerprint() == sample_pool(DataLoader(data, 16), WITHOUT_LADDER).fingerprint()
-    assert multiprocessing.active_children() == []
+    assert set(multiprocessing.active_children()) <= set(processes)

@@ -262,7 +262,28 @@ def listening():
     return Going(one), unread
 
 
+def hiding():
+    class Hidden:
+        def __init__(self, owner):
+            self.owner, self.rows = owner, (number for number in ROWS)
+
+    stream = Going(None)
+    stream.hidden = Hidden(stream)
+    return stream, lambda: list(stream.hidden.rows) == ROWS
+
+
+def unwilling():
+    class Unwilling(Going):
+        def __deepcopy__(self, memo):
+            raise NotImplementedError
+
+    rows = iter(ROWS)
+    return Unwilling(rows), lambda: list(rows) == ROWS
+
+
 REFUSED = {
+    "a loop": (hiding, r"`Going\.hidden\.rows` is a generator"),
+    "a class's own will": (unwilling, r"`Unwilling` is a Unwilling"),
     "a generator": (generating, r"`Going\.reader\.parts\['rows'\]\[0\]` is a generator"),
     "a socket": (listening, r"`Going\.reader\.parts\['rows'\]\[0\]` is a socket"),
     "a closure": (closed_over, r"`Enclosing, <lambda>'s rows` is a list_iterator"),
