@@ -2,10 +2,23 @@
 
 import sys
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
+from lightning.fabric.strategies import SingleDeviceStrategy as SingleDeviceStrategyOfFabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.wrappers import _FabricModule
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+    SingleDeviceStrategy,
+)
+from lightning.pytorch.strategies.xla import XLAStrategy
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
@@ -13,6 +26,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from helpers import Points
+from pge_lightning.callbacks.phase import check_strategy
 from pge_lightning.collect import collect_signature
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import PGEError
@@ -87,10 +101,20 @@ def loaded(shard):
         "report": report,
         "foreign": message(lambda: load_encoder(module, nn.Linear(2, 2).state_dict(prefix="0."))),
         "refusal": message(lambda: collect_signature(module, [], probe="fast")),
+        "wrapped": fabric_wrapped(shard),
         "inside": message(lambda: load_encoder(module.module, source.state_dict()))
         if hasattr(module, "module")
         else "",
     }
+
+
+def fabric_wrapped(shard):
+    """The values of a sharded module that is loaded as Fabric wraps it."""
+    plain = built(seed=1)
+    sharded = shard(plain)
+    wrapped = _FabricModule(sharded, SingleDeviceStrategyOfFabric(CPU), original_module=plain)
+    load_encoder(wrapped, built(seed=7).state_dict())
+    return whole(sharded)
 
 
 def process(rank, folder):
@@ -121,6 +145,13 @@ def test_an_encoder_is_loaded_into_shards_in_place(way, results):
         assert all(torch.equal(found["whole"][name], value) for name, value in expected.items())
         assert found["in place"]
     assert sum(result[way]["pieces"] for result in results) < 2 * size
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_shards_below_fabrics_wrapper_are_loaded_as_well(way, results):
+    expected = built(seed=7).to(torch.bfloat16 if "bfloat16" in way else torch.float32).state_dict()
+    for found in (result[way]["wrapped"] for result in results):
+        assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -157,6 +188,25 @@ def test_whole_modules_pass_and_deepspeeds_are_refused():
         check_whole(module)
     with pytest.raises(PGEError, match="Load the encoder before the module is set up"):
         load_encoder(module, module.state_dict())
+
+
+class Foreign(ParallelStrategy):
+    """A strategy of somebody else's; nothing is known of how it keeps parameters."""
+
+
+@pytest.mark.parametrize("kind", [FSDPStrategy, ModelParallelStrategy, DeepSpeedStrategy, XLAStrategy, Foreign])
+def test_callbacks_refuse_strategies_that_shard_or_are_unknown_with_the_way_out(kind):
+    # These need hardware or packages to be set up, so that a bare object of their class stands for them.
+    with pytest.raises(MisconfigurationException, match=f"Owner is not supported with {kind.__name__}") as refusal:
+        check_strategy(SimpleNamespace(strategy=kind.__new__(kind)), "Owner")
+    for way in ("before `trainer.fit`", "`collect_signature`", "`SourceSelector`", "`load_encoder`"):
+        assert way in str(refusal.value)
+
+
+def test_callbacks_take_strategies_made_from_those_that_keep_whole_parameters():
+    for base in (SingleDeviceStrategy, DDPStrategy):
+        kind = type("Derived", (base,), {})
+        check_strategy(SimpleNamespace(strategy=kind.__new__(kind)), "Owner")
 
 
 def test_a_version_of_lightning_without_the_tool_is_named(monkeypatch):
