@@ -238,6 +238,7 @@ def collect_signature(
     encoder: EncoderSpec = None,
     factory: Factory | None = None,
     device: torch.device | str | None = None,
+    distributed: bool = False,
     progress: bool = False,
     thaw: bool = False,
 ) -> Signature:
@@ -254,6 +255,8 @@ def collect_signature(
         encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
         factory: Builds a fresh module of the same kind, where re-initialisation needs help.
         device: Where the warm-up runs; by default where the module is.
+        distributed: Whether all processes of the default group call this, to share samples and restarts, and each get
+            the same signature. By default this one works alone.
         progress: Whether to show a bar over the restarts.
         thaw: Whether frozen parameters of the encoder count as trainable, for a module that is thawed while it trains.
 
@@ -282,6 +285,7 @@ def collect_signature(
         encoder=encoder,
         factory=factory,
         device=device,
+        distributed=distributed,
         progress=progress,
         thaw=thaw,
     )
