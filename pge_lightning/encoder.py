@@ -11,7 +11,8 @@ from pge_lightning.unwrap import plain
 
 __all__ = ["EncoderSpec", "encoder_parameters", "encoder_state", "encoder_units"]
 
-EncoderSpec: TypeAlias = str | Callable[[nn.Module], Iterable[str]] | None
+# In this order a command line takes an import path for the function it names, before it takes it for a pattern.
+EncoderSpec: TypeAlias = Callable[[nn.Module], Iterable[str]] | str | None
 
 CUSTOMARY = ("encoder", "backbone", "feature_extractor", "features")
 
