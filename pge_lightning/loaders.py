@@ -11,7 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, 
 
 from pge_lightning.pool import SamplePool, collated
 
-__all__ = ["NumberedSamples", "by_itself", "has_own_iterator", "length", "unwrapped", "visited"]
+__all__ = ["NumberedSamples", "has_own_iterator", "length", "unwrapped", "visited", "without_workers"]
 
 
 class NumberedSamples(SamplePool):
@@ -34,7 +34,7 @@ class NumberedSamples(SamplePool):
         collate = self.loader.collate_fn
         chosen = [self.indices[i] for i in indices]
         if _overrides(self.loader, "_get_iterator"):
-            return next(iter(by_itself(self.loader, batch_sampler=[chosen])))
+            return next(iter(self._only(chosen)))
         while type(dataset) is Subset:
             dataset, chosen = dataset.dataset, [dataset.indices[i] for i in chosen]
         if type(dataset) is TensorDataset and collate is default_collate:
@@ -44,26 +44,23 @@ class NumberedSamples(SamplePool):
             return collated(together(chosen), collate)
         return collated([dataset[i] for i in chosen], collate)
 
+    def _only(self, chosen: list[int]) -> DataLoader[Any]:
+        """A loader of one batch."""
+        other = copy.copy(self.loader)
+        without_workers(other)
+        vars(other)["batch_sampler"] = [chosen]
+        return other
+
 
 def _overrides(loader: DataLoader[Any], name: str) -> bool:
     """Whether a loader's class goes its own way; one with a state only keeps count of what it gives."""
     return getattr(type(loader), name) is not getattr(DataLoader, name) and not hasattr(loader, "state_dict")
 
 
-def by_itself(loader: DataLoader[Any], **changes: Any) -> DataLoader[Any]:
-    """A loader over the same data that starts no workers.
-
-    Args:
-        loader: Any loader.
-        **changes: Attributes in which the other one differs.
-
-    Returns:
-        A shallow copy.
-    """
-    other = copy.copy(loader)
+def without_workers(loader: DataLoader[Any]) -> None:
+    """Let a copy of a loader read in this process."""
     alone = {"num_workers": 0, "timeout": 0, "persistent_workers": False, "pin_memory": False, "_iterator": None}
-    vars(other).update({**alone, **changes})
-    return other
+    vars(loader).update(alone)  # a loader that is set up refuses some changes
 
 
 def unwrapped(data: Any) -> Any:

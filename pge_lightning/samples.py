@@ -13,9 +13,10 @@ from pge_lightning.containers import combination, combine, limits_of
 from pge_lightning.distributed import agree, everywhere
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness
-from pge_lightning.loaders import NumberedSamples, by_itself, has_own_iterator, length, unwrapped, visited
+from pge_lightning.loaders import NumberedSamples, has_own_iterator, length, unwrapped, visited, without_workers
 from pge_lightning.pool import SamplePool
 from pge_lightning.probe import Probe
+from pge_lightning.reach import reachable
 from pge_lightning.streams import SampleList, spared
 
 __all__ = ["sample_pool"]
@@ -110,9 +111,13 @@ def _in_order(
 
 def _opened(data: Any, later: ExitStack) -> Any:
     """Batches to read in place of a loader's own."""
-    handed_over = isinstance(data, (list, tuple)) or (isinstance(data, Iterator) and not hasattr(data, "__dict__"))
-    source = data if handed_over else spared(data, later)
-    return by_itself(source) if isinstance(source, DataLoader) else source
+    if isinstance(data, (list, tuple)) or (isinstance(data, Iterator) and not hasattr(data, "__dict__")):
+        return data
+    source = spared(data, later)
+    for part in reachable(source) if source is not data else ():
+        if isinstance(part, DataLoader):
+            without_workers(part)
+    return source
 
 
 def _stream(stream: Any, workers: int) -> Iterator[Any]:
