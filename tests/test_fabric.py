@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pge_lightning.collect import Collector, collect_signature
+from pge_lightning.collect import collect_signature
 from pge_lightning.library import Library
 from pge_lightning.load import load_encoder
 from pge_lightning.select import SourceSelector
@@ -66,7 +66,7 @@ def trained(fabric, before=None):
 def collected(model, plain, loader, distributed=False):
     """Signatures with the module and the loader as Fabric wraps them, and with the plain module."""
     return [
-        Collector(module, loader, probe=TINY, loss_fn=plain_loss, distributed=distributed).collect(16)
+        collect_signature(module, loader, probe=TINY, loss_fn=plain_loss, distributed=distributed)
         for module in (model, plain)
     ]
 
