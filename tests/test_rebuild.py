@@ -17,6 +17,11 @@ from pge_lightning.restart import make_initialiser
 from restarts import assert_like_fresh, assert_same, drawn, restarted, values
 
 
+@pytest.fixture(autouse=True)
+def same_numbers_in_each_run():
+    torch.manual_seed(0)
+
+
 class ByHand(pl.LightningModule):
     """Initialises in its constructor and saves nothing."""
 

@@ -12,6 +12,12 @@ from pge_lightning.reparametrised import plain_weights
 from pge_lightning.restart import make_initialiser
 from restarts import assert_like_fresh, assert_same, drawn, restarted, values
 
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_each_run():
+    torch.manual_seed(0)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
 
 
@@ -90,7 +96,7 @@ def test_what_restarts_is_the_weight_itself(kind):
     restarts = [restarted(nn.ModuleList([KINDS[kind]()]), seed)[0] for seed in range(4)]
     weights = []
     for layers in (restarts, [KINDS[kind]() for _ in range(4)]):
-        for layer in layers:
+        for layer in layers * 10:  # spectral norms are estimated step by step
             layer(inputs(layer))
         weights.append(torch.stack([layer.weight_hh_l0 if kind == "recurrent" else layer.weight for layer in layers]))
     assert weights[0].std().item() == pytest.approx(weights[1].std().item(), rel=0.1)

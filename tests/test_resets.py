@@ -14,6 +14,12 @@ from pge_lightning.resets import is_token, register_reset
 from pge_lightning.restart import make_initialiser
 from restarts import assert_like_fresh, assert_same, drawn, restarted
 
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_each_run():
+    torch.manual_seed(0)
+
+
 ATTENTION = {
     "plain": {},
     "extra_keys": {"add_bias_kv": True},

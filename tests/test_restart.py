@@ -1,6 +1,5 @@
 """Re-initialisation: paired whatever the head is, complete, and true to the module's own initialisation."""
 
-import copy
 import itertools
 import weakref
 
@@ -13,7 +12,7 @@ from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 from helpers import Parts
 from pge_lightning.clone import isolated_copy
 from pge_lightning.errors import PGEError
-from pge_lightning.restart import hash_start, make_initialiser, restart, twins
+from pge_lightning.restart import hash_start, make_initialiser, restart
 from restarts import assert_same
 
 
@@ -341,57 +340,6 @@ def test_what_is_thawed_on_the_copy_restarts(way):
     assert hash_start(start) == hash_start(expected)
 
 
-class Teacher(nn.Module):
-    """Learns from a frozen copy of some of its parts, which lies elsewhere and deeper."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.encoder = nn.Sequential(nn.Linear(width, 8), nn.BatchNorm1d(8))
-        self.project = nn.Linear(8, 8)
-        parts = {"encoder": copy.deepcopy(self.encoder), "project": copy.deepcopy(self.project)}
-        self.teacher = nn.ModuleDict({"inner": nn.ModuleDict(parts)}).requires_grad_(False)
-        self.other = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)).requires_grad_(False)
-
-
-@pytest.mark.parametrize("with_factory", [False, True])
-def test_a_frozen_copy_follows_what_it_is_a_copy_of(with_factory):
-    module = Teacher(5)
-    initialise = make_initialiser(module, (lambda: Teacher(5)) if with_factory else None)
-    clone = isolated_copy(module)
-    initialise(clone, lambda _: 0)
-    assert not torch.equal(clone.encoder[0].weight, module.encoder[0].weight)
-    assert_same(clone.encoder, clone.teacher["inner"]["encoder"])
-    assert_same(clone.project, clone.teacher["inner"]["project"])
-    assert_same(clone.other, module.other)
-    assert twins(module) == {"teacher.inner.encoder": ["encoder"], "teacher.inner.project": ["project"]}
-
-
-def test_a_frozen_part_that_differs_in_one_bit_is_no_copy():
-    module = Teacher(5)
-    unit = module.teacher["inner"]["encoder"][0].bias
-    unit.data[5] = torch.nextafter(unit[5], torch.tensor(9.0))
-    assert list(twins(module)) == ["teacher.inner.project"]
-    clone = isolated_copy(module)
-    make_initialiser(module)(clone, lambda _: 0)
-    assert_same(module.teacher["inner"]["encoder"], clone.teacher["inner"]["encoder"])
-
-
-def test_frozen_norms_are_no_copies_of_other_norms():
-    module = nn.ModuleList([nn.LayerNorm(4), nn.LayerNorm(4).requires_grad_(False), nn.Linear(2, 2)])
-    assert twins(module) == {}
-
-
-@pytest.mark.parametrize("thawed", ["encoder", "teacher.inner.encoder"])
-def test_of_two_frozen_copies_one_follows_the_one_that_is_thawed(thawed):
-    module = Teacher(5).requires_grad_(False)
-    clone = isolated_copy(module)
-    clone.get_submodule(thawed).requires_grad_(True)
-    make_initialiser(module)(clone, lambda _: 0)
-    assert_same(clone.encoder, clone.teacher["inner"]["encoder"])
-    assert not torch.equal(clone.encoder[0].weight, module.encoder[0].weight)
-    assert_same(clone.project, module.project)
-
-
 def test_choosing_a_way_leaves_module_and_random_state_alone():
     module = Saved(3)
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -416,3 +364,20 @@ def test_a_restart_makes_one_further_copy_of_the_module_at_a_time_and_keeps_none
     restart(isolated_copy(module), ["encoder.weight", "encoder.bias"], initialise, 0, 0)
     assert list(alive) == [module]
     assert set(counts[1:]) == {2}
+
+
+def test_complex_units_restart_too():
+    class Spectral(pl.LightningModule):
+        def __init__(self, modes):
+            super().__init__()
+            self.save_hyperparameters()
+            self.encoder = nn.ParameterDict({"modes": torch.randn(modes, 4, dtype=torch.cfloat)})
+
+    module = Spectral(5)
+    starts = []
+    for seed in (0, 0, 1):
+        clone = isolated_copy(module)
+        starts.append(restart(clone, ["encoder.modes"], make_initialiser(module), seed, 0)["encoder.modes"])
+    assert starts[0].is_complex()
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])

@@ -26,6 +26,12 @@ from pge_lightning.errors import PGEError
 from pge_lightning.sweep import fixed_state
 from restarts import assert_like_fresh, assert_same, drawn, restarted, values
 
+
+@pytest.fixture(autouse=True)
+def same_numbers_in_each_run():
+    torch.manual_seed(0)
+
+
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
 WORDS = {"vocab_size": 30, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
