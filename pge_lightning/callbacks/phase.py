@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from lightning.pytorch.strategies.xla import XLAStrategy
@@ -69,6 +70,11 @@ def _stop_if_terminated(trainer: "pl.Trainer") -> None:
         raise SIGTERMException
 
 
+def _thaws(trainer: Any) -> bool:
+    """Whether what is frozen now will be trained later."""
+    return any(isinstance(callback, BaseFinetuning) for callback in trainer.callbacks)
+
+
 def _attach(trainer: "pl.Trainer", clone: nn.Module) -> None:
     if isinstance(clone, pl.LightningModule):
         clone.trainer = trainer
@@ -114,4 +120,5 @@ def phase_context(trainer: "pl.Trainer") -> tuple[Any, dict[str, Any]]:
         "prepare": prepare,
         "progress": False,
         "check": partial(_stop_if_terminated, trainer),
+        "thaw": _thaws(trainer),
     }
