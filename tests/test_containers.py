@@ -6,6 +6,8 @@ from dataclasses import replace
 import lightning.pytorch as pl
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from lightning.pytorch.utilities import CombinedLoader
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -225,3 +227,26 @@ def test_a_dev_run_takes_several_loaders(tmp_path):
     ours = callback(tmp_path)
     fit(Several(), CombinedLoader(pair(), "min_size"), [ours], fast_dev_run=1)
     assert [signature.samples for signature in ours.signatures] == [8]
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=4), st.integers(8, 80), st.sampled_from([*MODES, "sequential"])
+)
+@settings(deadline=None, max_examples=60)
+def test_every_batch_reads_samples_that_there_are_and_no_more_than_the_budget(sizes, budget, mode):
+    loaders = [numbers(100 * number, size) for number, size in enumerate(sizes)]
+    probe = Probe(restarts=2, steps=7, batch_size=8, budgets=(8,))
+    assume(sum(sizes) >= 8 if mode == "sequential" else min(sizes) >= 8)
+    pool = sample_pool(CombinedLoader(loaders, mode), probe)
+    budget = min(budget, len(pool))
+    batches = [pool.batch(indices) for indices in pool.draw(budget, probe, 1)]
+    assert len(batches) == 7
+    seen = [set() for _ in sizes]
+    for batch in batches:
+        parts = [part[0].tolist() for part in (batch if mode != "sequential" else [batch]) if part is not None]
+        assert all(len({i // 100 for i in part}) == 1 and 1 <= len(part) <= 8 for part in parts)
+        for part in parts:
+            seen[part[0] // 100].update(i % 100 for i in part)
+    assert all(found <= set(range(size)) for found, size in zip(seen, sizes, strict=True))
+    most = [budget] if mode != "sequential" else [max(2, budget * size // len(pool)) for size in sizes]
+    assert all(len(found) <= share for found, share in zip(seen, itertools.cycle(most), strict=False))

@@ -334,3 +334,35 @@ def test_how_a_loader_loads_changes_nothing(data, options):
     assert held(pool) == list(range(100))
     assert pool.fingerprint() == sample_pool(DataLoader(data, 16), WITHOUT_LADDER).fingerprint()
     assert set(multiprocessing.active_children()) <= set(processes)
+
+
+class Drawn(Dataset):
+    """Notes the process that reads it."""
+
+    process = None
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        assert multiprocessing.parent_process() is None
+        self.process = multiprocessing.current_process().name
+        return index, 0
+
+
+def test_a_loader_within_another_iterable_is_read_in_this_process():
+    class Named:
+        def __init__(self, loader):
+            self.loader, self.read = loader, 0
+
+        def __iter__(self):
+            for numbers, _ in self.loader:
+                self.read += 1
+                yield {"numbers": numbers}
+
+    data = Drawn()
+    outer = Named(DataLoader(data, 16, shuffle=True, num_workers=2, persistent_workers=True))
+    batch = sample_pool(outer, WITHOUT_LADDER).batch(range(100))
+    assert sorted(batch["numbers"].tolist()) == list(range(100))
+    assert (outer.read, data.process) == (0, None)
+    assert outer.loader.num_workers == 2
