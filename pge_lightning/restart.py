@@ -80,7 +80,7 @@ def _way(module: nn.Module, factory: Factory | None, shared: Iterable[str] | Non
 
 
 def _loaded(module: nn.Module, build: Seeded, sums: dict[str, tuple[float, float]]) -> list[str]:
-    """Trainable units that are the same as under another seed, but not what a sweep makes of them: loaded, not drawn."""
+    """Trainable units that are the same as under another seed, but not what a sweep makes of them: loaded ones."""
 
     def find(fresh: nn.Module) -> list[str]:
         again, units = _sums(module, fresh), _comparable(module, fresh)
