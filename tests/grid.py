@@ -30,6 +30,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, SimpleProfiler
+from lightning.pytorch.utilities import CombinedLoader
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader
 
@@ -212,6 +213,18 @@ class SizedData(Data):
         return make_loader(1, shuffle=False)
 
 
+class PairNet(Net):
+    """Takes a batch of each loader."""
+
+    def training_step(self, batch, batch_idx):
+        losses = [super(PairNet, self).training_step(part, batch_idx) for part in batch.values() if part is not None]
+        return sum(losses)
+
+
+def pair():
+    return {"a": make_loader(), "b": make_loader(1, 48, generator=torch.Generator().manual_seed(9))}
+
+
 def fit_once(trainer, module, data, validation):
     """The usual way; ``trainer`` makes a new Trainer, with new callbacks."""
     trainer = trainer()
@@ -320,6 +333,7 @@ def beside(*kinds, module=Net, **options):
     return Case(callbacks=lambda: [kind() for kind in kinds], module=module, **options)
 
 
+MODES = ["min_size", "max_size", "max_size_cycle"]
 PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
 
 CASES = {
@@ -335,6 +349,8 @@ CASES = {
     "augmenting transformation": Case(data=drawn_loader(lambda: Augmented([Jitter()]), shuffle=True)),
     "augmenting data module": Case(data=AugmentingData),
     "stream": Case(data=drawn_loader(Stream)),
+    "several loaders": Case(data=pair, module=PairNet),
+    **{mode: Case(data=lambda mode=mode: CombinedLoader(pair(), mode), module=PairNet) for mode in MODES},
     # precision
     **{precision: Case({"precision": precision}) for precision in PRECISIONS},
     "precision as a plugin": Case({"plugins": [MixedPrecision("bf16-mixed", "cpu")]}),
@@ -375,6 +391,7 @@ CASES = {
         {"barebones": True, "logger": None, "enable_checkpointing": None, "log_every_n_steps": None}, module=SilentNet
     ),
     "fast_dev_run": Case({"fast_dev_run": 2}, validation=True, registers=False),
+    "fast_dev_run with several loaders": Case({"fast_dev_run": 1}, data=pair, module=PairNet, registers=False),
     # profilers
     "no profiler": Case({"profiler": PassThroughProfiler()}),
     "simple profiler": Case({"profiler": SimpleProfiler()}),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset, Sampler, TensorDataset
@@ -227,6 +228,9 @@ def randomness():
 
 def generators(data):
     """The states of whatever draws random numbers beside the global states, and the counters beside them."""
+    data = data.iterables if isinstance(data, CombinedLoader) else data
+    if isinstance(data, dict):
+        return {name: generators(part) for name, part in data.items()}
     found = {}
     for name, value in vars(data).items() if hasattr(data, "__dict__") else ():
         if isinstance(value, (torch.Generator, np.random.Generator, random.Random, int)):
