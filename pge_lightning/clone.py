@@ -4,14 +4,14 @@ import copy
 from collections.abc import Iterator
 from itertools import chain, pairwise
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.apply_func import convert_to_tensors
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parameter import is_lazy
+from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
@@ -19,7 +19,7 @@ from pge_lightning.closures import rebind
 from pge_lightning.errors import PGEError
 from pge_lightning.unwrap import plain
 
-__all__ = ["isolated_copy", "release"]
+__all__ = ["isolated_copy"]
 
 
 class _LocalBatchNorm(_BatchNorm):
@@ -60,17 +60,6 @@ def isolated_copy(module: nn.Module) -> nn.Module:
     return clone
 
 
-def release(clone: nn.Module) -> None:
-    """Free the memory of a copy now, not when the garbage collector finds out that nobody needs it.
-
-    Args:
-        clone: A copy, of no use any more.
-    """
-    for tensor in chain(clone.parameters(), clone.buffers()):
-        tensor.data = torch.empty(0, dtype=tensor.dtype, device=tensor.device)
-        tensor.grad = None
-
-
 def _check_memory(module: nn.Module) -> None:
     """Refuse parameters that a copy could not hold as the module does."""
     spans = []
@@ -94,12 +83,11 @@ def _check_memory(module: nn.Module) -> None:
 
 
 def _deep_copy(module: nn.Module) -> nn.Module:
-    shared = [getattr(part, "_fabric", None) for part in module.modules() if isinstance(part, pl.LightningModule)]
-    memo: dict[int, Any] = {id(fabric): fabric for fabric in shared if fabric is not None}
+    memo = _shared(module)
     try:
         return rebind(copy.deepcopy(module, memo), memo)
     except Exception:  # users' classes raise errors of their own kinds; the second attempt helps with some
-        memo = {id(fabric): fabric for fabric in shared if fabric is not None} | _values(module)
+        memo = _shared(module) | _values(module)
     try:
         return rebind(copy.deepcopy(module, memo), memo)
     except Exception as error:  # the same
@@ -109,6 +97,16 @@ def _deep_copy(module: nn.Module) -> nn.Module:
             f"Expected a module that `copy.deepcopy` can copy, but got {type(module).__name__}{where}: {error}. Make "
             "it where it is used, keep it outside of the module, or give its class a `__deepcopy__`."
         ) from error
+
+
+def _shared(module: nn.Module) -> dict[int, Any]:
+    """What a copy keeps, and buffers without a shape, which PyTorch does not copy."""
+    fabrics = [getattr(part, "_fabric", None) for part in module.modules() if isinstance(part, pl.LightningModule)]
+    memo: dict[int, Any] = {id(fabric): fabric for fabric in fabrics if fabric is not None}
+    for value in module.buffers():
+        if isinstance(value, UninitializedBuffer):
+            memo[id(value)] = cast(Any, UninitializedBuffer)(value.requires_grad, value.device, value.dtype)
+    return memo
 
 
 def _values(module: nn.Module) -> dict[int, Any]:

@@ -27,6 +27,7 @@ from pge_lightning.rank import Ranking, collect_halves, rank_sources
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
+from pge_lightning.starts import shape_of
 from pge_lightning.unwrap import plain
 
 __all__ = ["Selection", "SourceSelector"]
@@ -235,12 +236,13 @@ class SourceSelector:
 
     def _agreeing_units(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> frozenset[str] | None:
         """The longest set of units of a source that the model has too, name by name and shape by shape."""
-        own = {name: unit.shape for name, unit in plain(model).named_parameters()}
+        own = {name: shape_of(unit) for name, unit in plain(model).named_parameters()}
         found = set()
         for source in [source for source in sources.values() if isinstance(source, Source)]:
             stored = _attempt(source.load_signature, source.signatures[0]) if source.signatures else None
-            if isinstance(stored, Signature) and _shapes(stored).items() <= own.items():
-                found.add(frozenset(stored.units))
+            shapes = stored.fingerprint["shapes"] if isinstance(stored, Signature) else {}
+            if shapes and all(own.get(name, 0) in (None, shape) for name, shape in shapes.items()):
+                found.add(frozenset(shapes))
         longest = [units for units in found if len(units) == max(map(len, found))]
         if not longest:
             return None
@@ -262,22 +264,19 @@ class SourceSelector:
             )
         if self.budget is not None or not self.probe.budgets:
             return self.budget or rungs[-1]
-        own = {name: unit.shape for name, unit in collector.module.named_parameters() if name in collector.units}
-        opened = [source for source in sources.values() if isinstance(source, Source)]
-        agreed = (rung for rung in reversed(rungs) if all(self._agrees(source, rung, own) for source in opened))
+        opened, shapes = [x for x in sources.values() if isinstance(x, Source)], collector.starts.shapes
+        agreed = (rung for rung in reversed(rungs) if all(self._agrees(source, rung, shapes) for source in opened))
         return next(agreed, rungs[-1])
 
-    def _agrees(self, source: Source, rung: int, own: Mapping[str, torch.Size]) -> bool:
+    def _agrees(self, source: Source, rung: int, shapes: Mapping[str, list[int]]) -> bool:
         """Whether a source holds a rung; one that could not be compared at any other rung either has no say."""
         entries = [entry for entry in source.signatures if entry.recipe == self.probe.recipe]
         if rung in {entry.budget for entry in entries}:
             return True
         stored = (_attempt(source.load_signature, entry) for entry in entries)
-        return not any(isinstance(signature, Signature) and _shapes(signature) == own for signature in stored)
-
-
-def _shapes(signature: Signature) -> dict[str, torch.Size]:
-    return {name: stack.shape[1:] for name, stack in signature.units.items()}
+        return not any(
+            isinstance(signature, Signature) and signature.fingerprint["shapes"] == shapes for signature in stored
+        )
 
 
 def _attempt(action: Callable[[S], T], of: S) -> T | Exception:

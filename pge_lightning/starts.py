@@ -15,12 +15,17 @@ from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
 from pge_lightning.unwrap import plain
 
-__all__ = ["Starts", "real"]
+__all__ = ["Starts", "real", "shape_of"]
 
 
 def real(value: Tensor) -> Tensor:
     """A unit's values as real numbers: complex ones get a last dimension of two."""
     return torch.view_as_real(value) if value.is_complex() else value
+
+
+def shape_of(unit: nn.Parameter) -> list[int] | None:
+    """The shape of a unit's values as real numbers; ``None`` while that of a lazy one is unknown."""
+    return None if is_lazy(unit) else list(real(unit.detach()).shape)
 
 
 class Starts:

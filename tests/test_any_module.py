@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from pge_lightning.callbacks import PrincipalGradientCallback
 from pge_lightning.collect import collect_signature
 from pge_lightning.encoder import encoder_state
 from pge_lightning.gap import compare
@@ -17,6 +18,7 @@ from pge_lightning.library import Library
 from pge_lightning.select import SourceSelector
 from pge_lightning.signature import Signature
 from pge_lightning.source import SourceFacts
+from pge_lightning.unwrap import plain
 from trainer_helpers import QUIET, differing, randomness
 from zoo.kind import Kind
 from zoo.kinds import KINDS
@@ -116,15 +118,48 @@ def test_the_nearest_source_is_selected_loaded_and_trained_on(runs):
     assert selection.source == "own"
     assert gaps["own"] == pytest.approx(0, abs=1e-6)
     assert gaps["other"] > 1e-3
-    stored, trained = Library(runs.library).open("own").load_weights(), runs.module.state_dict()
-    assert set(stored) >= set(runs.signature.units)
-    for name, value in fresh.state_dict().items():
-        assert name not in stored or torch.equal(value, stored[name])
-        assert name not in stored or torch.equal(value, trained[name])
+    for name in runs.signature.units:
+        assert torch.equal(plain(fresh).get_parameter(name), runs.module.get_parameter(name))
+    values, trained = plain(fresh).state_dict(), runs.module.state_dict()
+    for name, stored in Library(runs.library).open("own").load_weights().items():
+        assert torch.equal(values[name], stored)
+        assert torch.equal(trained[name], stored)
     if kind.trainer:
         trainer = pl.Trainer(**QUIET, max_steps=1, logger=False, enable_checkpointing=False)
         trainer.fit(fresh, data)
         assert trainer.global_step > 0
+
+
+class Leaky(PrincipalGradientCallback):
+    """The callback, with one trace left on purpose."""
+
+    def on_train_start(self, trainer, pl_module):
+        super().on_train_start(trainer, pl_module)
+        LEAKS[self.name](trainer, pl_module)
+
+
+def _leak_weights(trainer, module):
+    with torch.no_grad():
+        module.head.bias[0] += 1e-6
+
+
+LEAKS = {
+    "module": _leak_weights,
+    "buffer": lambda trainer, module: module.encoder[1].running_mean.add_(1e-6),
+    "attribute": lambda trainer, module: module.seen.append(0),
+    "randomness": lambda trainer, module: torch.rand(1),
+    "batches": lambda trainer, module: trainer.train_dataloader.dataset.tensors[0].add_(1e-6),
+    "optimizers": lambda trainer, module: trainer.optimizers[0].param_groups[0].update(lr=0.011),
+    "metrics": lambda trainer, module: module.log("pge", 1.0),
+}
+
+
+@pytest.mark.parametrize("leak", LEAKS)
+def test_the_comparison_notices_a_trace(leak, tmp_path):
+    kind = next(iter(KINDS.values()))
+    leaky = Leaky(library=str(tmp_path), name=leak, probe=PROBE)
+    different = differing(fit(kind, tmp_path)[1], fit(kind, tmp_path, callback=leaky)[1])
+    assert {"buffer": "module", "attribute": "module"}.get(leak, leak) in different
 
 
 def configured(module):

@@ -337,6 +337,16 @@ def test_a_loss_module_of_the_user_is_not_touched():
     assert (loss_fn.calls.item(), loss_fn.training) == (0, True)
 
 
+@pytest.mark.parametrize("wrap", [lambda module: module, lambda module: torch.compile(module, backend="eager")])
+def test_a_method_of_the_module_follows_the_copies_of_a_compiled_one_too(wrap):
+    probe, module = Probe(restarts=2, steps=3, batch_size=8, budgets=(16,)), OwnLoss()
+    expected = collect_signature(OwnLoss(), loader(), loss_fn=cross_entropy, probe=probe, encoder="encoder")
+    found = collect_signature(wrap(module), loader(), loss_fn=module.objective, probe=probe, encoder="encoder")
+    assert found.units.keys() == expected.units.keys()
+    for name, stack in expected.units.items():
+        assert torch.equal(found.units[name], stack)
+
+
 def test_weights_that_only_the_loss_holds_are_refused():
     criterion = nn.Linear(3, 3)
     loss_fn = partial(lambda module, batch, head: head(module(batch[0])).mean(), head=criterion)

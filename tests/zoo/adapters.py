@@ -1,4 +1,4 @@
-"""Adapters inside a frozen model."""
+"""Adapters inside a frozen model, which is the same everywhere; what is put on top of it never is."""
 
 import torch
 
@@ -8,11 +8,13 @@ from zoo.language import SIZES, HuggingFace, classes_of_texts
 
 def lora(classes):
     from peft import LoraConfig, get_peft_model
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
 
+    model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=classes))
     with torch.random.fork_rng():
-        torch.manual_seed(0)  # what was pretrained is the same for all sources
-        model = BertForSequenceClassification(BertConfig(**SIZES, num_labels=classes))
+        torch.manual_seed(0)
+        pretrained = BertModel(model.config)
+    model.bert.load_state_dict(pretrained.state_dict())
     adapter = LoraConfig(task_type="SEQ_CLS", r=2, lora_alpha=4, target_modules=["query", "value"])
     return HuggingFace(get_peft_model(model, adapter))
 
