@@ -136,4 +136,8 @@ class Starts:
 
 
 def _frozen(module: nn.Module) -> dict[str, Tensor]:
-    return {name: unit.detach() for name, unit in module.named_parameters() if not unit.requires_grad}
+    """Frozen parameters, but for the originals of what PEFT trains whole: those rest, and heads differ in them."""
+    wrappers = (name for name, part in module.named_modules() if hasattr(part, "modules_to_save"))
+    resting = tuple(f"{name}.original_module.".lstrip(".") for name in wrappers)
+    named = {name: unit.detach() for name, unit in module.named_parameters() if not unit.requires_grad}
+    return {name: value for name, value in named.items() if not name.startswith(resting)}
