@@ -1,5 +1,7 @@
 """Modules and steps of unusual make: normed weights, late weights, several loaders, no Lightning."""
 
+import warnings
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -25,6 +27,26 @@ class Normed(Points):
         super().__init__(classes)
         self.encoder[0] = parametrizations.weight_norm(self.encoder[0])
         self.encoder[2] = parametrizations.spectral_norm(self.encoder[2])
+
+
+class NormedAsBefore(Points):
+    """The weight norm of old, which hangs a result on the module that no deep copy takes."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            self.encoder[0] = nn.utils.weight_norm(self.encoder[0])
+
+
+class PartlyFrozen(Points):
+    """A layer that was pretrained, the same everywhere, below one that is trained."""
+
+    def __init__(self, classes):
+        super().__init__(classes)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.encoder[0] = nn.Linear(6, 8).requires_grad_(False)
 
 
 class Lazy(Points):
@@ -96,6 +118,8 @@ def plain_loss(module, batch):
 
 KINDS = [
     Kind("Weight norm and spectral norm", Normed, points),
+    Kind("Weight norm of old, `torch.nn.utils.weight_norm`", NormedAsBefore, points),
+    Kind("Encoder with a frozen layer", PartlyFrozen, points),
     Kind("Lazy modules", Lazy, points),
     Kind("Layers built in `configure_model`", Configured, points),
     Kind("Module under `torch.compile`", lambda size: torch.compile(Points(size), backend="eager"), points),
