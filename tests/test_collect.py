@@ -53,7 +53,7 @@ def slow(module, data, probe, budget, fingerprint):
             start = {name: clone.get_parameter(name).detach().clone() for name in units}
             seed_all(derive_seed(probe.seed, "noise", k))
             sums = {name: torch.zeros_like(start[name]) for name in units}
-            adam = torch.optim.Adam(clone.parameters(), lr=probe.lr)
+            adam = torch.optim.Adam(clone.parameters(), lr=probe.lr, fused=True)
             for chosen in draw(len(data), budget, probe, k):
                 clone.zero_grad()
                 cross_entropy(clone, (inputs[chosen], labels[chosen])).backward()
