@@ -137,6 +137,6 @@ def restart(
 def hash_start(start: dict[str, Tensor]) -> dict[str, str]:
     """Unit to a hash of its initial values, 16 hexadecimal digits."""
     return {
-        name: hashlib.blake2b(value.contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+        name: hashlib.blake2b(value.contiguous().flatten().numpy(), digest_size=8).hexdigest()
         for name, value in start.items()
     }

@@ -93,6 +93,7 @@ class PrincipalGradientCallback(Callback):
         self.source: Source | None = None
         self._files: list[str] = []
         self._facts: dict[str, Any] = {}
+        self._frozen: list[str] = []
         self._begin: float | None = None
 
     @property
@@ -139,7 +140,8 @@ class PrincipalGradientCallback(Callback):
             return
         facts = SourceFacts(**self._facts, **self._metric(trainer), created=datetime.now(timezone.utc).isoformat())
         try:
-            weights = encoder_state(pl_module, self.encoder)
+            state = encoder_state(pl_module, self.encoder)
+            weights = {name: value for name, value in state.items() if name not in self._frozen}
             self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite)
         except (PGEError, ValueError) as error:
             rank_zero_warn(f"Source '{self.name}' is trained, but could not be registered: {error}")
@@ -149,12 +151,14 @@ class PrincipalGradientCallback(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         seconds = self._facts.get("seconds_training", 0.0) + self._elapsed()
-        return {"files": list(self._files), "facts": {**self._facts, "seconds_training": seconds}}
+        facts = {**self._facts, "seconds_training": seconds}
+        return {"files": list(self._files), "facts": facts, "frozen": list(self._frozen)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._files = list(state_dict.get("files", []))
         self._facts = dict(state_dict.get("facts", {}))
+        self._frozen = list(state_dict.get("frozen", []))
 
     def _elapsed(self) -> float:
         """Seconds since the training started or went on."""
@@ -183,6 +187,7 @@ class PrincipalGradientCallback(Callback):
             "seconds_collecting": seconds,
             "seconds_training": 0.0,
         }
+        self._frozen = list(self.signatures[0].frozen)
         # Last: a checkpoint written meanwhile, as on Slurm's signal, must not say that all is collected.
         self._files = on_rank_zero(self._store, trainer.world_size > 1)
 
