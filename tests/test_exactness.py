@@ -89,7 +89,7 @@ LEAKS = {
     "no logger": (lambda trainer, module: setattr(trainer, "loggers", [DummyLogger()]), "start: trainer"),
     "attribute": (lambda trainer, module: vars(module).update(calls=1), "start: attributes"),
     "attribute of a part": (lambda trainer, module: vars(module.encoder[1]).update(momentum=0.2), "start: attributes"),
-    "current hook": (lambda trainer, module: vars(module).update(_current_fx_name="x"), "start: attributes"),
+    "current hook": (lambda trainer, module: vars(module).update(_current_fx_name="x"), "start: private"),
     "learning rate": (lambda trainer, module: trainer.optimizers[0].param_groups[0].update(lr=0.1), "start: optimizer"),
     "optimizer state": (_step_once, "start: optimizer"),
     "scheduler": (lambda trainer, module: trainer.lr_scheduler_configs[0].scheduler.step(), "start: schedulers"),

@@ -129,9 +129,12 @@ class Striker(Callback):
             firsts.setdefault(place, number)
         for number in list(firsts.values())[self.offset :: SHARE]:
             before = self._state(trainer, pl_module)
-            self._try(trainer, pl_module, number)
+            completed = self._try(trainer, pl_module, number)
             trainer._signal_connector.received_sigterm = False
-            self.harmed += [(number, name) for name in differing(before, self._state(trainer, pl_module))]
+            # A source that cannot be read gives way to the next one.
+            moved = {"weights", "buffers"} if completed and isinstance(self.ours, SourceSelectionCallback) else set()
+            changed = differing(before, self._state(trainer, pl_module))
+            self.harmed += [(number, name) for name in changed if name not in moved]
 
     def _phase(self, trainer, module, number=None):
         """One phase, cut off at a line; the lines it came by."""
@@ -149,16 +152,19 @@ class Striker(Callback):
         return places
 
     def _try(self, trainer, module, number):
+        """Strike a line; whether the phase was completed all the same."""
         files = content(self.folder)
         try:
             self._phase(trainer, module, number)
-            self.completed += 1
         except self.error:
             self.struck += 1
             self.late = max(self.late, SteppingNet.steps)
             # Past the phase's last line all is collected, and stays so.
             if content(self.folder) != files and not self.ours.state_dict().get("files"):
                 self.harmed.append((number, "library"))
+            return False
+        self.completed += 1
+        return True
 
     def _state(self, trainer, module):
         units = [id(unit) for unit in module.parameters()]
@@ -233,7 +239,7 @@ def interrupted(kind, folder, step=0):
     before = Before(None if step else strike)
     ours = callback(folder / "library", probe=LONG)
     flags = {"max_epochs": 2, "logger": False, "enable_checkpointing": False}
-    with handled_interrupts(), pytest.raises((BoomError, SystemExit)) as caught:
+    with handled_interrupts(), pytest.raises((BoomError, PGEError, SystemExit)) as caught:
         pl.Trainer(**QUIET, **flags, callbacks=[before, ours] if step else [before]).fit(module, data)
     after = held(module)
     module.bomb = None

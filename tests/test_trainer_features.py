@@ -25,6 +25,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from grid import SizedData, TunedNet
 from pge_lightning.callbacks import SourceSelectionCallback
+from pge_lightning.errors import PGEError
 from pge_lightning.library import Library
 from pge_lightning.probe import PROBES
 from pge_lightning.select import SourceSelector
@@ -144,7 +145,7 @@ def test_a_run_that_failed_in_the_phase_collects_when_it_is_started_again(tmp_pa
 
     first, second = callback(tmp_path / "library"), callback(tmp_path / "library")
     kept = OnExceptionCheckpoint(tmp_path / "kept")
-    with pytest.raises(ValueError, match="boom"):
+    with pytest.raises(PGEError, match="boom"):
         fit(MinedNet(Bomb(2, fail)), callbacks=[first, kept], enable_checkpointing=True)
     state = torch.load(kept.ckpt_path, weights_only=True)
     assert (state["global_step"], state["callbacks"][first.state_key]["files"]) == (0, [])

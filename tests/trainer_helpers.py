@@ -245,10 +245,15 @@ PLAIN = (bool, int, float, str, list, tuple, set, dict, np.ndarray, np.random.Ge
 
 
 def attributes(owner):
-    """What an object keeps in plain Python types; private ones only where they are scalars."""
-    scalars = (bool, int, float, str, type(None))
+    """What an object keeps in plain Python types under public names."""
     found = vars(owner).items() if hasattr(owner, "__dict__") else ()
-    return {name: value for name, value in found if isinstance(value, scalars if name[0] == "_" else PLAIN)}
+    return {name: value for name, value in found if isinstance(value, PLAIN) and name[0] != "_"}
+
+
+def private_scalars(owner):
+    """What an object notes down for itself, as Lightning does for the hook that runs at the moment."""
+    scalars = (bool, int, float, str, type(None))
+    return {name: value for name, value in vars(owner).items() if isinstance(value, scalars) and name[0] == "_"}
 
 
 def metric_state(metric):
@@ -300,6 +305,7 @@ def trainer_state(trainer, module, data):
     """What a Trainer and its module hold at one moment of a run."""
     return frozen({
         **module_state(module),
+        "private": [private_scalars(part) for part in module.modules()],
         "optimizer": [optimizer.state_dict() for optimizer in trainer.optimizers],
         "schedulers": [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs],
         "callback_metrics": dict(trainer.callback_metrics),
