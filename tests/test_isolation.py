@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
 from helpers import points
-from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all
+from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness, seed_all, undone
 
 
 def draws():
@@ -196,3 +196,22 @@ def test_generators_in_functions_are_put_back():
     with borrowed(loader):
         loader.one(), loader.other()
     assert (enclosed.random(), bound.random()) == (np.random.default_rng(0).random(), random.Random(0).random())
+
+
+@pytest.mark.parametrize("interruptions", [0, 1])
+def test_what_is_interrupted_while_it_is_undone_is_undone_again(interruptions):
+    held, left = ["changed", "changed"], [KeyboardInterrupt] * interruptions
+
+    def undo():
+        held[0] = "as before"
+        if left:
+            raise left.pop()
+        held[1] = "as before"
+
+    if interruptions:
+        with pytest.raises(KeyboardInterrupt), undone(undo):
+            pass
+    else:
+        with undone(undo):
+            pass
+    assert held == ["as before", "as before"]

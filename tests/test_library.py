@@ -6,6 +6,7 @@ import resource
 import time
 from functools import partial
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -382,3 +383,16 @@ def test_two_processes_do_not_disturb_each_other(tmp_path):
     for name in library.names():
         library.verify(name)
         assert len(os.listdir(tmp_path / "new" / name)) == 5
+
+
+def test_a_signature_is_dropped_unless_a_source_refers_to_it(local):
+    kept, other = make_signature(), make_signature(seed=1)
+    source = local.register("digits", {"weight": torch.ones(2)}, FACTS, [local.put_signature("digits", kept)])
+    local.put_signature("digits", other)
+    local.put_signature("unfinished", kept)
+    for name, signature in [("digits", kept), ("digits", other), ("unfinished", kept), ("never", other)]:
+        local.drop_signature(name, signature)
+    local.verify("digits")
+    assert local.open("digits") == source
+    assert sorted(path.name for path in Path(local.root).iterdir()) == ["digits"]
+    assert len(list(Path(local.root, "digits").iterdir())) == 3

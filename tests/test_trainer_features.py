@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.utilities import rank_zero_info
 
-from grid import SizedData, TunedNet
+from grid import SilentNet, SizedData, TunedNet
 from pge_lightning.callbacks import SourceSelectionCallback
 from pge_lightning.errors import PGEError
 from pge_lightning.library import Library
@@ -41,6 +41,15 @@ from trainer_helpers import (
     frozen,
     make_loader,
 )
+
+
+def torch_compiled(module):
+    return torch.compile(module, backend="eager")
+
+
+def compiled_in_place(module):
+    module.encoder.compile(backend="eager")
+    return module
 
 
 def weights(module):
@@ -315,6 +324,16 @@ def test_a_phase_says_one_thing(kind, sources, tmp_path, caplog, capsys):
 
 
 # --- Compiling
+
+
+@pytest.mark.parametrize("compile_it", [torch_compiled, compiled_in_place])
+def test_a_compiled_module_has_the_signature_of_the_plain_one(compile_it, tmp_path):
+    plain, ours = callback(tmp_path / "plain"), callback(tmp_path / "compiled")
+    for made, change in ((plain, lambda module: module), (ours, compile_it)):
+        pl.seed_everything(1, verbose=False)
+        module = SilentNet()
+        fit(change(module), callbacks=[made])
+    assert frozen(dict(ours.signatures[0].units)) == frozen(dict(plain.signatures[0].units))
 
 
 def test_a_compiled_step_that_logs_ends_as_it_does_without_us(tmp_path):
