@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from pge_lightning.callbacks.phase import check_strategy, phase, phase_context
 from pge_lightning.distributed import agree
+from pge_lightning.library import Library
 from pge_lightning.load import whole_or_not_at_all
 from pge_lightning.select import Selection, SourceSelector
 
@@ -42,7 +43,7 @@ class SourceSelectionCallback(Callback):
         L.Trainer(callbacks=[SourceSelectionCallback(library="sources")]).fit(model, datamodule)
     """
 
-    def __init__(self, library: str, **options: Any) -> None:
+    def __init__(self, library: str | Library, **options: Any) -> None:
         self.selector = SourceSelector(library, **options)
         self.selection: Selection | None = None
         self._source: str | None = None
