@@ -99,7 +99,8 @@ def swept(module: nn.Module, draws: KeyedDraws, *, tokens: bool = True) -> list[
     Returns:
         Names of trainable parameters that no reset touches, or only in part.
     """
-    units: dict[str, Tensor] = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
+    trainable = ((name, unit) for name, unit in module.named_parameters() if unit.requires_grad)
+    units: dict[str, Tensor] = {name: unit for name, unit in trainable if not is_lazy(unit)}
     with plain_weights(module) as plain:
         for unit in units.values():
             unit.fill_(torch.nan)

@@ -213,6 +213,23 @@ def test_constructors_that_load_are_swept_and_the_message_names_what_they_load(c
     assert drawn(module) == {"encoder.0.weight", "encoder.0.bias", "head.weight", "head.bias"}
 
 
+class LoadingBesideLazy(Loading):
+    def __init__(self):
+        super().__init__(3)
+        self.head = nn.LazyLinear(3)
+
+
+def test_what_a_constructor_loads_is_found_beside_lazy_parts():
+    module = LoadingBesideLazy()
+    module.head(torch.zeros(1, 24))
+    encoder = ["encoder.0.weight", "encoder.0.bias", "encoder.1.weight", "encoder.1.bias"]
+    initialise = make_initialiser(module, shared=encoder)
+    before = values(module)
+    initialise(module, lambda _: 0)
+    assert not torch.equal(module.encoder[0].weight, before["encoder.0.weight"])
+    assert not torch.equal(module.head.weight, before["head.weight"])
+
+
 def test_factories_that_load_are_refused():
     module = Loading(3)
     ways = r"without trained weights.*`from_pretrained`.*freeze"
