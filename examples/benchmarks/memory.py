@@ -77,7 +77,8 @@ def main() -> None:
         command += [f"--{name}={getattr(options, name)}" for name in ("width", "depth", "restarts")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peak, copy, bound = map(float, done.stdout.split())
-        print(f"{optimizer:<10} {peak:>9.0f} {bound:>10.0f} {peak / bound:>6.3f} {peak / copy:>15.2f} of {bound / copy:.0f}")
+        copies = f"{peak / copy:.2f} of {bound / copy:.0f}"
+        print(f"{optimizer:<10} {peak:>9.0f} {bound:>10.0f} {peak / bound:>6.3f} {copies:>24}")
 
 
 if __name__ == "__main__":
