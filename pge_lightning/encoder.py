@@ -7,7 +7,7 @@ from typing import TypeAlias
 from torch import Tensor, nn
 
 from pge_lightning.errors import PGEError
-from pge_lightning.unwrap import plain
+from pge_lightning.isolation import plain
 
 __all__ = ["EncoderSpec", "encoder_parameters", "encoder_state", "encoder_units"]
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pge_lightning.errors import PGEError
+from pge_lightning.isolation import plain
 from pge_lightning.sharding import load_shards, sharding, whole_shapes
-from pge_lightning.unwrap import plain
 
 __all__ = ["LoadReport", "load_encoder", "whole_or_not_at_all"]
 

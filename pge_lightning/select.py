@@ -14,21 +14,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.collect import Collector
+from pge_lightning.collect.loss import LossFn
+from pge_lightning.collect.starts import shape_of
 from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import KINDS, Kind
-from pge_lightning.isolation import isolated_randomness
+from pge_lightning.isolation import isolated_randomness, plain
 from pge_lightning.library import Library
 from pge_lightning.load import LoadReport, load_encoder, whole_or_not_at_all
-from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking, collect_halves, rank_sources
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
-from pge_lightning.starts import shape_of
-from pge_lightning.unwrap import plain
 
 __all__ = ["Selection", "SourceSelector"]
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from pge_lightning.clone import isolated_copy
 from pge_lightning.isolation import isolated_randomness
+from pge_lightning.isolation.clone import isolated_copy
 from pge_lightning.restart import make_initialiser
 
 

@@ -14,11 +14,11 @@ from pge_lightning.callbacks import PrincipalGradientCallback
 from pge_lightning.collect import collect_signature
 from pge_lightning.encoder import encoder_state
 from pge_lightning.gap import compare
+from pge_lightning.isolation.unwrap import plain
 from pge_lightning.library import Library
 from pge_lightning.select import SourceSelector
 from pge_lightning.signature import Signature
 from pge_lightning.source import SourceFacts
-from pge_lightning.unwrap import plain
 from trainer_helpers import QUIET, differing, randomness
 from zoo.kind import Kind
 from zoo.kinds import KINDS

@@ -11,8 +11,8 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from helpers import Points, points
-from pge_lightning.clone import isolated_copy
 from pge_lightning.errors import PGEError
+from pge_lightning.isolation.clone import isolated_copy
 from test_unwrap import WRAPS
 
 INPUTS = points(20).tensors[0]

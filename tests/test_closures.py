@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from pge_lightning.clone import isolated_copy
+from pge_lightning.isolation.clone import isolated_copy
 
 
 class Hooked(nn.Module):

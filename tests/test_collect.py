@@ -12,14 +12,14 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers import TINY, Points, cross_entropy, points
-from pge_lightning.clone import isolated_copy
 from pge_lightning.collect import Collector, collect_signature
 from pge_lightning.encoder import encoder_units
 from pge_lightning.errors import IncomparableError, PGEError
 from pge_lightning.isolation import derive_seed, isolated_randomness, seed_all
-from pge_lightning.pool import draw
+from pge_lightning.isolation.clone import isolated_copy
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.restart import make_initialiser, restart
+from pge_lightning.samples.pool import draw
 
 SGD = dataclasses.replace(TINY, optimizer="sgd", lr=0.1)
 UNPAIRED = dataclasses.replace(SGD, paired=False)

@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pge_lightning.content import content_hash
+from pge_lightning.samples.content import content_hash
 
 Pair = collections.namedtuple("Pair", "one other")
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from pge_lightning.draws import KeyedDraws, module_state, settle
 from pge_lightning.isolation import isolated_randomness
-from pge_lightning.rebuild import seeded
+from pge_lightning.restart.draws import KeyedDraws, module_state, settle
+from pge_lightning.restart.rebuild import seeded
 
 
 def direct(unit):

@@ -24,11 +24,11 @@ from torch.utils.data import (
 )
 
 from helpers import TINY
-from pge_lightning.content import content_hash
+from pge_lightning.collect.warmup import place
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
 from pge_lightning.samples import sample_pool
-from pge_lightning.warmup import place
+from pge_lightning.samples.content import content_hash
 
 DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
 WITHOUT_LADDER = Probe(name="all", restarts=2, steps=2, batch_size=8, budgets=())

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from helpers import cross_entropy, points
-from pge_lightning.clone import isolated_copy
 from pge_lightning.collect import collect_signature
+from pge_lightning.collect.loss import loss_code, make_step
 from pge_lightning.errors import PGEError
-from pge_lightning.loss import loss_code, make_step
+from pge_lightning.isolation.clone import isolated_copy
 from pge_lightning.probe import Probe
 from trainer_helpers import fit, frozen
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from helpers import Points, points
-from pge_lightning.clone import isolated_copy
-from pge_lightning.memory import give_back, release
+from pge_lightning.isolation.clone import isolated_copy
+from pge_lightning.isolation.memory import give_back, release
 
 BENCHMARK = Path(__file__).parents[1] / "examples" / "benchmarks" / "memory.py"
 

@@ -12,9 +12,9 @@ from torch.utils.data import (
 )
 
 from helpers import TINY, points
-from pge_lightning.pool import draw
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.samples import sample_pool
+from pge_lightning.samples.pool import draw
 
 DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
 

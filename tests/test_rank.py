@@ -16,8 +16,8 @@ from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional import gaps_by_unit, spread_weights
 from pge_lightning.gap import KINDS, compare, tied
 from pge_lightning.library import Library
-from pge_lightning.pool import draw
 from pge_lightning.rank import Ranking, noise_floor, rank_sources
+from pge_lightning.samples.pool import draw
 from trainer_helpers import LADDER, TINY, Net, add_source, failing, make_loader, plain_loss
 
 NAMES = ["a-far", "near", "z-far"]

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from pge_lightning.reach import parts_of, reachable
+from pge_lightning.isolation.reach import parts_of, reachable
 
 TARGET = random.Random(0)
 

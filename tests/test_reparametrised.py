@@ -8,8 +8,8 @@ from torch.nn.utils import spectral_norm as old_spectral_norm
 from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from pge_lightning.errors import PGEError
-from pge_lightning.reparametrised import plain_weights
 from pge_lightning.restart import make_initialiser
+from pge_lightning.restart.reparametrised import plain_weights
 from restarts import assert_like_fresh, assert_same, drawn, restarted, values
 
 

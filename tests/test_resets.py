@@ -10,8 +10,8 @@ from transformers import BertConfig, BertForSequenceClassification, ViTConfig, V
 
 from pge_lightning import resets
 from pge_lightning.errors import PGEError
-from pge_lightning.resets import is_token, register_reset
 from pge_lightning.restart import make_initialiser
+from pge_lightning.restart.resets import is_token, register_reset
 from restarts import assert_like_fresh, assert_same, drawn, restarted
 
 

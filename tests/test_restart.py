@@ -10,8 +10,8 @@ from torch import nn
 from transformers import BertConfig, BertModel, GPT2Config, GPT2Model
 
 from helpers import Parts
-from pge_lightning.clone import isolated_copy
 from pge_lightning.errors import PGEError
+from pge_lightning.isolation.clone import isolated_copy
 from pge_lightning.restart import hash_start, make_initialiser, restart
 from restarts import assert_same
 

@@ -5,7 +5,7 @@ import logging
 import lightning.pytorch as pl
 
 from pge_lightning.collect import collect_signature
-from pge_lightning.stand_in import stand_in_trainer
+from pge_lightning.isolation.stand_in import stand_in_trainer
 from trainer_helpers import TINY, Net, make_loader, randomness
 
 

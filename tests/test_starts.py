@@ -15,11 +15,11 @@ from helpers import TINY, Points, cross_entropy, points
 from pge_lightning.artifact import decode, encode
 from pge_lightning.callbacks import PrincipalGradientCallback
 from pge_lightning.collect import Collector, collect_signature
+from pge_lightning.collect.starts import Starts
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import IncomparableError, PGEError
 from pge_lightning.gap import compare
 from pge_lightning.load import load_encoder
-from pge_lightning.starts import Starts
 from test_unwrap import WRAPS
 from trainer_helpers import fit
 

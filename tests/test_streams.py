@@ -17,7 +17,7 @@ from pge_lightning.collect import collect_signature
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
 from pge_lightning.samples import sample_pool
-from pge_lightning.streams import spared
+from pge_lightning.samples.streams import spared
 from trainer_helpers import QUIET, Net, callback, differing, logger, make_data, trace
 
 DATA = make_data()
@@ -344,7 +344,7 @@ def test_an_endless_stream_needs_a_ladder_or_a_limit(monkeypatch):
             return itertools.cycle(DATA)
 
     with monkeypatch.context() as patch:
-        patch.setattr("pge_lightning.samples._ENDLESS", 500)
+        patch.setattr("pge_lightning.samples.read._ENDLESS", 500)
         with pytest.raises(PGEError, match=r"Expected an end of the training data, .* after 500 samples\. Limit"):
             sample_pool(batched(Endless()), ALL)
         assert len(sample_pool(batched(Endless()), ALL, limit=40)) == 640

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from pge_lightning.errors import PGEError
-from pge_lightning.sweep import fixed_state
+from pge_lightning.restart.sweep import fixed_state
 from restarts import assert_like_fresh, assert_same, drawn, restarted, values
 
 

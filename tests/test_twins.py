@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from pge_lightning.clone import isolated_copy
+from pge_lightning.isolation.clone import isolated_copy
 from pge_lightning.restart import make_initialiser
-from pge_lightning.twins import twins
+from pge_lightning.restart.twins import twins
 from restarts import assert_same
 
 

@@ -8,7 +8,7 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from helpers import Points
-from pge_lightning.unwrap import plain
+from pge_lightning.isolation.unwrap import plain
 
 
 def compiled(module):

@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
 
+from pge_lightning.collect.warmup import check_updates, place, warm_up
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
-from pge_lightning.warmup import check_updates, place, warm_up
 
 BATCHES = [torch.randn(8, 3, generator=torch.Generator().manual_seed(seed)) for seed in range(4)]
 

@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from pge_lightning import Probe, collect_signature
-from pge_lightning.pool import draw
 from pge_lightning.reference import Classifier, ImageEncoder
+from pge_lightning.samples.pool import draw
 
 SAMPLES = 1000
 

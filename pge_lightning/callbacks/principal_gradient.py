@@ -15,11 +15,11 @@ from typing_extensions import override
 
 from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_metrics, phase, phase_context
 from pge_lightning.collect import Collector
+from pge_lightning.collect.loss import LossFn
 from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec, encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
-from pge_lightning.loss import LossFn
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
+from pge_lightning.collect.loss import LossFn
 from pge_lightning.encoder import EncoderSpec
-from pge_lightning.loss import LossFn
 
 SAMPLES, BATCH = 24, 8
 

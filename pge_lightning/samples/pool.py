@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pge_lightning.content import content_hash
 from pge_lightning.isolation import derive_seed, isolated_randomness
 from pge_lightning.probe import Probe
+from pge_lightning.samples.content import content_hash
 
 __all__ = ["SamplePool", "collated", "draw"]
 

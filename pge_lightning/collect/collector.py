@@ -1,4 +1,4 @@
-"""Collect: restart, warm up on an isolated copy, keep the mean update direction, throw the copy away."""
+"""Collector: all that one data set's signatures need, checked before any work starts."""
 
 import copy
 import hashlib
@@ -14,21 +14,20 @@ from rich.progress import track
 from torch import nn
 from torch.utils.data import DataLoader
 
+from pge_lightning.collect.loss import LossFn, loss_code, make_step
+from pge_lightning.collect.runs import Runs
+from pge_lightning.collect.starts import Starts
+from pge_lightning.collect.warmup import Updates
 from pge_lightning.distributed import add_up, agree, everywhere, rank_and_world
 from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import borrowed, isolated_randomness
-from pge_lightning.loss import LossFn, loss_code, make_step
-from pge_lightning.pool import SamplePool
+from pge_lightning.isolation import borrowed, isolated_randomness, plain
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory
-from pge_lightning.runs import Runs
 from pge_lightning.samples import sample_pool
+from pge_lightning.samples.pool import SamplePool
 from pge_lightning.sharding import check_whole
 from pge_lightning.signature import Signature
-from pge_lightning.starts import Starts
-from pge_lightning.unwrap import plain
-from pge_lightning.warmup import Updates
 
 __all__ = ["Collector", "collect_signature"]
 

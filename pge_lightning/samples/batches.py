@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map, tree_structure
 
 from pge_lightning.errors import PGEError
-from pge_lightning.pool import SamplePool
+from pge_lightning.samples.pool import SamplePool
 
 __all__ = ["BatchColumns"]
 

@@ -12,12 +12,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from pge_lightning.collect.loss import Step
+from pge_lightning.collect.starts import real
 from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
-from pge_lightning.loss import Step
-from pge_lightning.memory import give_back
+from pge_lightning.isolation.memory import give_back
 from pge_lightning.probe import Probe
-from pge_lightning.starts import real
 
 __all__ = ["Updates", "check_updates", "place", "warm_up"]
 
@@ -36,7 +36,7 @@ def warm_up(module: nn.Module, row: Updates, batches: Iterable[Any], step: Step,
         row: Unit to ``[*shape]`` on the CPU, changed in place: under SGD all gradients are added, under Adam the values
             at the end are subtracted.
         batches: One batch per step.
-        step: The copy's own, from :func:`~pge_lightning.loss.make_step`.
+        step: The copy's own, from :func:`~pge_lightning.collect.loss.make_step`.
         probe: Gives optimizer, rate and number of steps.
 
     Raises:

@@ -7,13 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pge_lightning.clone import isolated_copy
 from pge_lightning.encoder import EncoderSpec, encoder_parameters, encoder_units
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import derive_seed, isolated_randomness
+from pge_lightning.isolation import derive_seed, isolated_copy, isolated_randomness, plain
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
-from pge_lightning.unwrap import plain
 
 __all__ = ["Starts", "real", "shape_of"]
 

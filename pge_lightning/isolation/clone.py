@@ -15,9 +15,9 @@ from torch.nn.parameter import UninitializedBuffer, is_lazy
 from torch.utils._pytree import tree_leaves
 from torchmetrics import Metric
 
-from pge_lightning.closures import rebind
 from pge_lightning.errors import PGEError
-from pge_lightning.unwrap import plain
+from pge_lightning.isolation.closures import rebind
+from pge_lightning.isolation.unwrap import plain
 
 __all__ = ["isolated_copy"]
 

@@ -1,4 +1,4 @@
-"""Restart: seeded re-initialisation of every weight unit, equal for all data sets where the encoder is equal."""
+"""Initialiser: the way in which a module is re-initialised, and the restart that goes it."""
 
 import hashlib
 from collections.abc import Iterable
@@ -8,13 +8,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from pge_lightning.clone import isolated_copy
-from pge_lightning.draws import KeyedDraws, SeedOf, module_state
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import isolated_randomness
-from pge_lightning.rebuild import Factory, Seeded, constructors, lacking, make_rebuild, seeded, used
-from pge_lightning.sweep import Initialiser, fixed_state, make_sweep, swept
-from pge_lightning.twins import follow, is_plain, numbers, twins
+from pge_lightning.isolation import isolated_copy, isolated_randomness
+from pge_lightning.restart.draws import KeyedDraws, SeedOf, module_state
+from pge_lightning.restart.rebuild import Factory, Seeded, constructors, lacking, make_rebuild, seeded, used
+from pge_lightning.restart.sweep import Initialiser, fixed_state, make_sweep, swept
+from pge_lightning.restart.twins import follow, is_plain, numbers, twins
 
 __all__ = ["Factory", "Initialiser", "hash_start", "make_initialiser", "restart"]
 
@@ -137,6 +136,6 @@ def restart(
 def hash_start(start: dict[str, Tensor]) -> dict[str, str]:
     """Unit to a hash of its initial values, 16 hexadecimal digits."""
     return {
-        name: hashlib.blake2b(value.contiguous().flatten().numpy(), digest_size=8).hexdigest()
+        name: hashlib.blake2b(value.contiguous().flatten().numpy().data, digest_size=8).hexdigest()
         for name, value in start.items()
     }

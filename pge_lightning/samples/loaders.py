@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.wrappers import is_wrapped
 from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
-from pge_lightning.pool import SamplePool, collated
+from pge_lightning.samples.pool import SamplePool, collated
 
 __all__ = ["NumberedSamples", "has_own_iterator", "length", "unwrapped", "visited", "without_workers"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pge_lightning.draws import module_state
+from pge_lightning.restart.draws import module_state
 
 __all__ = ["follow", "is_plain", "numbers", "twins"]
 

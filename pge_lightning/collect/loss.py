@@ -13,8 +13,8 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from torch import Tensor, nn
 
 from pge_lightning.errors import PGEError
-from pge_lightning.stand_in import stand_in_trainer
-from pge_lightning.unwrap import plain, wrapped
+from pge_lightning.isolation.stand_in import stand_in_trainer
+from pge_lightning.isolation.unwrap import plain, wrapped
 
 __all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step"]
 

@@ -9,11 +9,11 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch.utils._pytree import tree_flatten, tree_leaves
 from torch.utils.data import DataLoader
 
-from pge_lightning.content import content_hash
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed
-from pge_lightning.pool import SamplePool, draw
 from pge_lightning.probe import Probe
+from pge_lightning.samples.content import content_hash
+from pge_lightning.samples.pool import SamplePool, draw
 
 __all__ = ["combination", "combine", "limits_of"]
 

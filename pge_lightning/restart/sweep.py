@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from pge_lightning.draws import KeyedDraws, Label, SeedOf, module_state, settle
 from pge_lightning.errors import PGEError
-from pge_lightning.reparametrised import plain_weights
-from pge_lightning.resets import is_token, registered_reset, reset_adapters, reset_tokens
+from pge_lightning.restart.draws import KeyedDraws, Label, SeedOf, module_state, settle
+from pge_lightning.restart.reparametrised import plain_weights
+from pge_lightning.restart.resets import is_token, registered_reset, reset_adapters, reset_tokens
 
 __all__ = ["Initialiser", "fixed_state", "make_sweep", "swept"]
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves
 
-from pge_lightning.draws import KeyedDraws, Label, SeedOf, drop, module_state, settle
 from pge_lightning.errors import PGEError
-from pge_lightning.resets import reset_adapters
-from pge_lightning.sweep import Initialiser, fixed_state
+from pge_lightning.restart.draws import KeyedDraws, Label, SeedOf, drop, module_state, settle
+from pge_lightning.restart.resets import reset_adapters
+from pge_lightning.restart.sweep import Initialiser, fixed_state
 
 __all__ = ["Factory", "Seeded", "constructors", "lacking", "make_rebuild", "seeded", "used"]
 

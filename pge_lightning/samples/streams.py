@@ -14,8 +14,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import undone
-from pge_lightning.pool import SamplePool, collated
-from pge_lightning.reach import parts_of, reachable
+from pge_lightning.isolation.reach import parts_of, reachable
+from pge_lightning.samples.pool import SamplePool, collated
 
 __all__ = ["SampleList", "spared"]
 

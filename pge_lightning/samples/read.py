@@ -1,4 +1,4 @@
-"""Samples: random access to what training would see, whatever it is read from, without moving any of it."""
+"""Read: a pool of samples from whatever holds them, without moving any of it."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -8,16 +8,16 @@ from typing import Any, TypeAlias
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from pge_lightning.batches import BatchColumns
-from pge_lightning.containers import combination, combine, limits_of
 from pge_lightning.distributed import agree, everywhere
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_randomness
-from pge_lightning.loaders import NumberedSamples, has_own_iterator, length, unwrapped, visited, without_workers
-from pge_lightning.pool import SamplePool
+from pge_lightning.isolation.reach import reachable
 from pge_lightning.probe import Probe
-from pge_lightning.reach import reachable
-from pge_lightning.streams import SampleList, spared
+from pge_lightning.samples.batches import BatchColumns
+from pge_lightning.samples.containers import combination, combine, limits_of
+from pge_lightning.samples.loaders import NumberedSamples, has_own_iterator, length, unwrapped, visited, without_workers
+from pge_lightning.samples.pool import SamplePool
+from pge_lightning.samples.streams import SampleList, spared
 
 __all__ = ["sample_pool"]
 

@@ -8,14 +8,14 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from pge_lightning.collect.loss import StepMaker
+from pge_lightning.collect.starts import Starts
+from pge_lightning.collect.warmup import Updates, check_updates, place, warm_up
 from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, seed_all
-from pge_lightning.loss import StepMaker
-from pge_lightning.memory import release
-from pge_lightning.pool import SamplePool
-from pge_lightning.starts import Starts
-from pge_lightning.warmup import Updates, check_updates, place, warm_up
+from pge_lightning.isolation.memory import release
+from pge_lightning.samples.pool import SamplePool
 
 __all__ = ["Runs"]
 
