@@ -22,7 +22,7 @@ KEEPING = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import memory
-from pge_lightning import runs
+from pge_lightning.collect import runs
 kept, release = [], runs.release
 large = lambda clone: clone["head"].in_features == 1024
 runs.release = lambda clone: kept.append(clone) if large(clone) and not kept else release(clone)
