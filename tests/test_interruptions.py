@@ -19,6 +19,7 @@ import pge_lightning
 from grid import seeded_loader
 from pge_lightning.callbacks import SourceSelectionCallback
 from pge_lightning.errors import PGEError
+from pge_lightning.library import Library
 from trainer_helpers import (
     QUIET,
     TINY,
@@ -131,10 +132,17 @@ class Striker(Callback):
             before = self._state(trainer, pl_module)
             completed = self._try(trainer, pl_module, number)
             trainer._signal_connector.received_sigterm = False
-            # A source that cannot be read gives way to the next one.
-            moved = {"weights", "buffers"} if completed and isinstance(self.ours, SourceSelectionCallback) else set()
+            moved = self._moved(number, pl_module) if completed else set()
             changed = differing(before, self._state(trainer, pl_module))
             self.harmed += [(number, name) for name in changed if name not in moved]
+
+    def _moved(self, number, module):
+        """What a completed phase may change: a selection loads the source it names, be it the next but one."""
+        if not isinstance(self.ours, SourceSelectionCallback):
+            return set()
+        loaded, state = Library(self.folder).open(self.ours.selection.source).load_weights(), module.state_dict()
+        self.harmed += [(number, name) for name, value in loaded.items() if not torch.equal(state[name], value)]
+        return {"weights", "buffers"}
 
     def _phase(self, trainer, module, number=None):
         """One phase, cut off at a line; the lines it came by."""
