@@ -8,9 +8,8 @@ import torch_geometric.nn as geometric
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTModel
 
-from pge_lightning import resets
 from pge_lightning.errors import PGEError
-from pge_lightning.restart import make_initialiser
+from pge_lightning.restart import make_initialiser, resets
 from pge_lightning.restart.resets import is_token, register_reset
 from restarts import assert_like_fresh, assert_same, drawn, restarted
 
