@@ -175,7 +175,7 @@ class Collector:
         """
         with isolated_randomness():
             numbers = range(signature.restarts if self.probe.paired else 0)
-            starts = self.starts.per_unit([self.starts.hashes(self.starts.make(k, self.data)) for k in numbers])
+            starts = self.starts.per_unit([self.starts.hashes_of(k, self.data) for k in numbers])
         shapes, frozen = self.starts.shapes, self.starts.frozen
         expected = (self.probe.recipe, budget, self.data, len(self.pool), shapes, starts, frozen)
         return expected == (

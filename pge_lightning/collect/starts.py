@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from pge_lightning.encoder import EncoderSpec, encoder_parameters, encoder_units
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, isolated_copy, isolated_randomness, plain
+from pge_lightning.isolation.memory import release
 from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory, hash_start, make_initialiser, restart
 
@@ -73,6 +74,7 @@ class Starts:
         self.shapes = {name: list(value.shape) for name, value in self.values(copied).items()}
         after = hash_start(_frozen(copied))
         self.frozen = {name: digest for name, digest in before.items() if after[name] == digest}
+        release(copied)
 
     def make(self, k: int, data: str) -> nn.Module:
         """A restarted copy; the same whenever it is made.
@@ -100,6 +102,13 @@ class Starts:
     def hashes(self, copied: nn.Module) -> dict[str, str]:
         """Unit to a hash of its values in a copy."""
         return hash_start(self.values(copied))
+
+    def hashes_of(self, k: int, data: str) -> dict[str, str]:
+        """Unit to a hash of its values in a start that is not kept."""
+        copied = self.make(k, data)
+        hashes = self.hashes(copied)
+        release(copied)
+        return hashes
 
     def per_unit(self, hashes: list[dict[str, str]]) -> dict[str, tuple[str, ...]]:
         """The hashes of all restarts, unit by unit; empty without restarts."""

@@ -21,6 +21,8 @@ from pge_lightning.probe import Probe
 
 __all__ = ["Updates", "check_updates", "place", "warm_up"]
 
+_LARGE = 2**26  # bytes from which gradients that were freed, but cannot be filled again, weigh more than the time
+
 Updates: TypeAlias = dict[str, Tensor]
 
 
@@ -62,6 +64,7 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
     optimizer = _optimizer(weights, probe)
+    large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > _LARGE
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         with _explained(index), no_collectives(watch=not losses):
@@ -78,6 +81,8 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
                 total += real(latest)
         optimizer.step()
         optimizer.zero_grad()
+        if large:
+            give_back()
     _check_losses(losses)
 
 
