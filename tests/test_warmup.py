@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from pge_lightning.collect.warmup import check_updates, place, warm_up
 from pge_lightning.errors import PGEError
@@ -44,6 +45,23 @@ def test_the_row_and_the_start_give_what_was_walked(optimizer):
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(module.state_dict()[name], value)
     assert all(unit.grad is None for unit in module.parameters())
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_checkpointing_that_hides_weights_is_refused(hidden):
+    module, probe = model(), Probe(restarts=1, steps=4, batch_size=8, budgets=())
+    row = {"0.weight": torch.zeros(4, 3)}
+
+    def checkpointed(batch, index):
+        first = checkpoint(module[0], batch.clone().requires_grad_(), use_reentrant=hidden)
+        return module[2](first).square().mean()
+
+    if hidden:
+        with pytest.raises(PGEError, match="In step 0: Expected a loss whose graph .* `use_reentrant=False`"):
+            warm_up(module, row, BATCHES, checkpointed, probe)
+    else:
+        warm_up(module, row, BATCHES, checkpointed, probe)
+        assert row["0.weight"].all()
 
 
 def test_complex_units_are_walked_as_pairs_of_real_numbers():

@@ -72,6 +72,8 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
             if loss is None:
                 continue
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            if not losses and None in gradients:
+                _check_graph(loss)
         losses.append(loss.detach())
         for unit, gradient in zip(weights, gradients, strict=True):
             unit.grad = gradient
@@ -84,6 +86,23 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
         if large:
             give_back()
     _check_losses(losses)
+
+
+def _check_graph(loss: Tensor) -> None:
+    """Refuse a loss that hides weights: re-entrant checkpointing gives them no gradient but by ``backward``."""
+    left, seen = [loss.grad_fn], set[Any]()
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "CheckpointFunctionBackward":
+            raise PGEError(
+                "Expected a loss whose graph reaches all weights, but re-entrant checkpointing hides some. Call "
+                "`torch.utils.checkpoint.checkpoint` with `use_reentrant=False`; in Hugging Face models, "
+                "`gradient_checkpointing_enable({'use_reentrant': False})`."
+            )
+        seen.add(node)
+        left += [following for following, _ in node.next_functions]
 
 
 def _optimizer(weights: list[nn.Parameter], probe: Probe) -> torch.optim.Optimizer:
