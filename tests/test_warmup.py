@@ -57,7 +57,7 @@ def test_checkpointing_that_hides_weights_is_refused(hidden):
         return module[2](first).square().mean()
 
     if hidden:
-        with pytest.raises(PGEError, match="In step 0: Expected a loss whose graph .* `use_reentrant=False`"):
+        with pytest.raises(PGEError, match=r"In step 0: Expected a loss whose graph .* `use_reentrant=False`"):
             warm_up(module, row, BATCHES, checkpointed, probe)
     else:
         warm_up(module, row, BATCHES, checkpointed, probe)
