@@ -9,22 +9,12 @@ from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     Dataset,
-    TensorDataset,
 )
 
 from helpers import TINY
 from pge_lightning.errors import PGEError
-from pge_lightning.probe import Probe
 from pge_lightning.samples import sample_pool
-
-DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
-WITHOUT_LADDER = Probe(name="all", restarts=2, steps=2, batch_size=8, budgets=())
-
-
-def held(pool):
-    """The samples' first leaf, by which the tests tell them apart."""
-    batch = pool.batch(range(len(pool)))
-    return [int(value) for value in (batch if isinstance(batch, Tensor) else batch[0])]
+from sample_helpers import DATA, WITHOUT_LADDER, held
 
 
 @pytest.mark.parametrize("kind", [list, iter, lambda batches: (batch for batch in batches)])

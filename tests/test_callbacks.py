@@ -29,7 +29,6 @@ from trainer_helpers import (
     TINY,
     Data,
     Net,
-    add_source,
     callback,
     fit,
     frozen,
@@ -37,6 +36,7 @@ from trainer_helpers import (
     make_loader,
     module_state,
     plain_loss,
+    selection,
 )
 
 
@@ -407,18 +407,6 @@ def test_a_command_line_can_build_it(kind, tmp_path):
 
 
 # --- SourceSelectionCallback
-
-
-def selection(folder, **options):
-    return SourceSelectionCallback(str(folder), **{"probe": TINY, "verbose": False, **options})
-
-
-@pytest.fixture
-def sources(tmp_path):
-    """A library with a source of the target's own rule and a foreign one."""
-    add_source(tmp_path / "library", "near", seed=0, probe=TINY, samples=64)
-    add_source(tmp_path / "library", "far", seed=5, probe=TINY, samples=64)
-    return tmp_path / "library"
 
 
 def test_the_best_source_is_loaded_before_the_first_step_and_then_trained(sources):

@@ -48,8 +48,8 @@ def stored(library, name):
     return [source.load_signature(entry) for entry in source.signatures]
 
 
-def same(signatures, others):
-    """Whether two runs have collected the same, up to a millionth."""
+def assert_same(signatures, others):
+    """Two runs have collected the same, up to a millionth."""
     for one, other in zip(signatures, others, strict=True):
         one.check_comparable(other)
         assert (one.starts, one.data, one.samples) == (other.starts, other.data, other.samples)
@@ -79,7 +79,7 @@ def test_two_processes_collect_the_signatures_of_one(name, two_processes, tmp_pa
         ("ladder", 64, 3),
     ]
     assert together[4].restarts == together[4].samples // 8
-    same(together, alone.signatures)
+    assert_same(together, alone.signatures)
 
 
 def test_a_second_fit_keeps_the_signatures(two_processes):
@@ -92,7 +92,7 @@ def test_processes_that_the_trainer_forks_collect_the_same(tmp_path):
     alone = callback(tmp_path / "one")
     fit(Net(), callbacks=[alone])
     fit(Net(), callbacks=[callback(tmp_path / "two")], strategy="ddp_fork", devices=2)
-    same(stored(tmp_path / "two", "mnist"), alone.signatures)
+    assert_same(stored(tmp_path / "two", "mnist"), alone.signatures)
 
 
 def test_two_processes_load_the_same_source_which_only_the_first_can_read(two_processes):

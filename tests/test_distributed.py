@@ -6,7 +6,6 @@ import os
 import signal
 import threading
 import time
-from datetime import timedelta
 
 import pytest
 import torch
@@ -26,8 +25,9 @@ from pge_lightning.distributed import (
     rank_and_world,
     terminated,
 )
-from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
+from sample_helpers import failure
+from two_processes import in_two_processes
 
 UNPAIRED = Probe(name="unpaired", restarts=5, steps=2, optimizer="sgd", batch_size=16, budgets=(32,), paired=False)
 
@@ -42,14 +42,6 @@ class Uneven(IterableDataset):
 
 def sharded(data):
     return DataLoader(data, 10, sampler=DistributedSampler(data))
-
-
-def failure(work):
-    try:
-        work()
-    except PGEError as error:
-        return str(error)
-    return ""
 
 
 def ending(work):
@@ -170,20 +162,9 @@ def work(rank):
     }
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    torch.save(work(rank), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.start_processes(process, (str(folder),), nprocs=2, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return in_two_processes(work, tmp_path_factory.mktemp("processes"))
 
 
 def test_ranks_are_told_apart(results):

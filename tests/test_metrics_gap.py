@@ -5,13 +5,12 @@ import pickle
 
 import pytest
 import torch
-import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import MetricCollection
 
 from pge_lightning.functional import principal_gradient_gap
 from pge_lightning.functional.gap import KINDS
 from pge_lightning.metrics import PrincipalGradientGap
+from two_processes import in_two_processes
 
 UNITS = {"weight": (3, 5), "bias": (3,), "scale": ()}
 RESTARTS, BATCHES = 4, 6
@@ -183,9 +182,9 @@ def test_not_finite_is_named_when_computed():
         metric.compute()
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+def shared(rank):
+    """What a process's metrics give, of every kind, by batch and by restart."""
+    values = {}
     for kind in KINDS:
         by_batch, by_restart = (PrincipalGradientGap(UNITS, RESTARTS, kind) for _ in range(2))
         for seed in range(rank, BATCHES, 2):
@@ -193,18 +192,15 @@ def worker(rank, folder):
         mine = [0] if rank == 0 else [1, 2, 3]
         for seed in range(BATCHES):
             by_restart.update(*(rows(side, mine) for side in batch(seed)), restarts=mine)
-        values = [float(by_batch.compute()), float(by_restart.compute())]
-        torch.save(values, f"{folder}/{kind}{rank}.pt")
+        values[kind] = float(by_batch.compute()), float(by_restart.compute())
         # After the sync each rank has its own sums back and can go on.
         assert by_restart.count.tolist() == [BATCHES if number in mine else 0 for number in range(RESTARTS)]
-    dist.destroy_process_group()
+    return values
 
 
 def test_two_processes_give_what_one_gives(tmp_path):
-    mp.spawn(worker, args=(str(tmp_path),), nprocs=2)
-    for kind in KINDS:
-        alone = float(filled(kind).compute())
-        for rank in (0, 1):
-            by_batch, by_restart = torch.load(tmp_path / f"{kind}{rank}.pt")
+    for values in in_two_processes(shared, tmp_path):
+        for kind, (by_batch, by_restart) in values.items():
+            alone = float(filled(kind).compute())
             assert by_batch == pytest.approx(alone, rel=1e-12)
             assert by_restart == alone

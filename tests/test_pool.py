@@ -4,10 +4,8 @@ import itertools
 
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
-    Dataset,
     TensorDataset,
 )
 
@@ -15,27 +13,7 @@ from helpers import TINY, points
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.samples import sample_pool
 from pge_lightning.samples.pool import draw
-
-DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
-
-
-def held(pool):
-    """The samples' first leaf, by which the tests tell them apart."""
-    batch = pool.batch(range(len(pool)))
-    return [int(value) for value in (batch if isinstance(batch, Tensor) else batch[0])]
-
-
-class Numbers(Dataset):
-    """Any map-style data set."""
-
-    def __init__(self, size=100):
-        self.size = size
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        return {"inputs": torch.tensor(float(index)), "name": f"sample {index}"}
+from sample_helpers import DATA, Numbers, held
 
 
 def test_fingerprints_tell_data_apart():

@@ -1,13 +1,10 @@
 """Random access to what training would see, without moving it."""
 
 import itertools
-from datetime import timedelta
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
-from torch import Tensor
 from torch.utils.data import (
     DataLoader,
     DistributedSampler,
@@ -19,17 +16,9 @@ from torch.utils.data import (
 
 from helpers import TINY
 from pge_lightning.errors import PGEError
-from pge_lightning.probe import Probe
 from pge_lightning.samples import sample_pool
-
-DATA = TensorDataset(torch.arange(100.0), torch.arange(100) % 3)
-WITHOUT_LADDER = Probe(name="all", restarts=2, steps=2, batch_size=8, budgets=())
-
-
-def held(pool):
-    """The samples' first leaf, by which the tests tell them apart."""
-    batch = pool.batch(range(len(pool)))
-    return [int(value) for value in (batch if isinstance(batch, Tensor) else batch[0])]
+from sample_helpers import DATA, WITHOUT_LADDER, failure, held
+from two_processes import in_two_processes
 
 
 class Stream(IterableDataset):
@@ -111,14 +100,6 @@ class Share(IterableDataset):
         return (torch.tensor(float(self.first + number)) for number in range(self.size))
 
 
-def failure(work):
-    try:
-        work()
-    except PGEError as error:
-        return str(error)
-    return ""
-
-
 def shared_work(rank):
     """What both processes do; each piece must end on both."""
 
@@ -141,17 +122,8 @@ def shared_work(rank):
     }
 
 
-def shared_process(rank, folder):
-    torch.set_num_threads(1)
-    store = f"file://{folder}/store"
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2, timeout=timedelta(seconds=60))
-    torch.save(shared_work(rank), f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
 def test_two_processes_agree_on_their_shares_and_none_waits_in_vain(tmp_path):
-    torch.multiprocessing.spawn(shared_process, (str(tmp_path),), nprocs=2)
-    results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    results = in_two_processes(shared_work, tmp_path)
     assert [result["stream"] for result in results] == [[0, 19], [100, 119]]
     assert [result["several"] for result in results] == [(100, [99])] * 2
     assert [result["its stream"] for result in results] == [[0, 19, 0], [100, 119, 100]]

@@ -1,12 +1,10 @@
 """Sharded modules, in two real processes: loaded in place, piece by piece; refused where they would be copied."""
 
 import sys
-from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.distributed as dist
 from lightning.fabric.strategies import SingleDeviceStrategy as SingleDeviceStrategyOfFabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.wrappers import _FabricModule
@@ -32,6 +30,7 @@ from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import PGEError
 from pge_lightning.load import load_encoder
 from pge_lightning.sharding import check_whole, load_shards, sharding
+from two_processes import in_two_processes
 
 CPU = torch.device("cpu")
 
@@ -117,20 +116,13 @@ def fabric_wrapped(shard):
     return whole(sharded)
 
 
-def process(rank, folder):
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    torch.save({name: loaded(shard) for name, shard in WAYS.items()}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
+def loaded_in_all_ways(rank):
+    return {name: loaded(shard) for name, shard in WAYS.items()}
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sharded")
-    torch.multiprocessing.start_processes(process, (str(folder),), nprocs=2, start_method="fork")
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+    return in_two_processes(loaded_in_all_ways, tmp_path_factory.mktemp("sharded"))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -24,7 +24,6 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.utilities import rank_zero_info
 
 from grid import SilentNet, SizedData, TunedNet
-from pge_lightning.callbacks import SourceSelectionCallback
 from pge_lightning.errors import PGEError
 from pge_lightning.library import Library
 from pge_lightning.probe import PROBES
@@ -40,6 +39,7 @@ from trainer_helpers import (
     fit,
     frozen,
     make_loader,
+    selection,
 )
 
 
@@ -54,18 +54,6 @@ def compiled_in_place(module):
 
 def weights(module):
     return frozen(dict(module.state_dict()))
-
-
-def selection(folder, **options):
-    return SourceSelectionCallback(str(folder), **{"probe": TINY, "verbose": False, **options})
-
-
-@pytest.fixture
-def sources(tmp_path):
-    """A library with a source of the target's own rule and a foreign one."""
-    add_source(tmp_path / "sources", "near", seed=0, probe=TINY, samples=64)
-    add_source(tmp_path / "sources", "far", seed=5, probe=TINY, samples=64)
-    return tmp_path / "sources"
 
 
 # --- Resuming

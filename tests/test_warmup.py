@@ -142,4 +142,6 @@ def test_tensors_from_inference_mode_can_be_trained_on():
     with torch.inference_mode():
         batch = torch.ones(2, 3)
     placed = place(nn.Linear(3, 1), [batch], torch.device("cpu"))
-    nn.Linear(3, 1)(placed[0]).sum().backward()
+    layer = nn.Linear(3, 1)
+    layer(placed[0]).sum().backward()
+    assert layer.weight.grad.tolist() == [[2.0, 2.0, 2.0]]

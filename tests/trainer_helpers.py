@@ -23,7 +23,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset,
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from pge_lightning.callbacks import PrincipalGradientCallback
+from pge_lightning.callbacks import PrincipalGradientCallback, SourceSelectionCallback
 from pge_lightning.collect import collect_signature
 from pge_lightning.encoder import encoder_state
 from pge_lightning.library import Library
@@ -219,6 +219,17 @@ def fit(module, data=None, callbacks=(), ckpt_path=None, **flags):
 
 def callback(folder, name="mnist", **options):
     return PrincipalGradientCallback(library=str(folder), name=name, **{"probe": TINY, **options})
+
+
+def selection(folder, **options):
+    return SourceSelectionCallback(str(folder), **{"probe": TINY, "verbose": False, **options})
+
+
+def near_and_far(folder):
+    """A library with a source of the target's own rule and a foreign one."""
+    add_source(folder, "near", seed=0, probe=TINY, samples=64)
+    add_source(folder, "far", seed=5, probe=TINY, samples=64)
+    return folder
 
 
 def randomness():
