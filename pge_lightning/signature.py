@@ -69,6 +69,11 @@ class Signature:
                 f"Expected equal sample budgets, but got {self.budget} and {other.budget}. "
                 "Compare signatures of the same rung of the ladder."
             )
+        self._check_units(other)
+        self._check_starts(other)
+
+    def _check_units(self, other: "Signature") -> None:
+        """The same names and shapes, trainable on both sides."""
         if thawed := sorted((self.units.keys() & other.frozen) | (other.units.keys() & self.frozen)):
             raise IncomparableError(
                 f"Expected the same trainable units, but '{thawed[0]}' ({len(thawed)} in all) is frozen on one side "
@@ -79,14 +84,18 @@ class Signature:
                 f"Expected the same encoder units, but {missing[:3]} ({len(missing)} in all) are on one side only. "
                 "Use the same architecture, and name its shared part with `encoder=`."
             )
-        for name, shape in mine["shapes"].items():
-            if its["shapes"][name] != shape:
+        for name, stack in self.units.items():
+            shape, its = list(stack.shape[1:]), list(other.units[name].shape[1:])
+            if its != shape:
                 raise IncomparableError(
-                    f"Expected unit '{name}' to have one shape, but got {shape} and {its['shapes'][name]}. "
+                    f"Expected unit '{name}' to have one shape, but got {shape} and {its}. "
                     "Use the same architecture, and name its shared part with `encoder=`."
                 )
-        for name, hashes in mine["starts"].items():
-            if its["starts"][name] != hashes:
+
+    def _check_starts(self, other: "Signature") -> None:
+        """The same values at the start, and of what stays frozen."""
+        for name, hashes in self.starts.items():
+            if list(other.starts[name]) != list(hashes):
                 raise IncomparableError(
                     f"Expected paired restarts, but unit '{name}' started from other values. "
                     "Collect both signatures with the same initialisation code and version of PyTorch."
