@@ -12,7 +12,7 @@ from pge_lightning.load import load_encoder
 from pge_lightning.metrics import PrincipalGradientGap
 from pge_lightning.probe import PROBES, Probe
 from pge_lightning.rank import Ranking
-from pge_lightning.restart.resets import register_reset
+from pge_lightning.restart import register_reset
 from pge_lightning.select import Selection, SourceSelector
 from pge_lightning.signature import Signature
 

@@ -257,26 +257,24 @@ def fit_with_two_trainers(trainer, module, data, validation):
     return second
 
 
-def fit_and_resume(trainer, module, data, validation):
-    """From the middle of the first epoch, in a process that knows only the checkpoint."""
-    first = trainer(max_steps=3, max_epochs=-1)
-    first.fit(module, data, validation)
-    path = f"{first.default_root_dir}/middle.ckpt"
-    first.save_checkpoint(path)
-    second = trainer(version=1)
-    second.fit(module, data, validation, ckpt_path=path)
-    return second
+def fit_from(path, trainer, module, data, validation, **first):
+    """Go on from a checkpoint of another run, in a Trainer that knows only this file."""
+    earlier = trainer(**first)
+    earlier.fit(module, data, validation)
+    earlier.save_checkpoint(f"{earlier.default_root_dir}/{path}")
+    later = trainer(version=1)
+    later.fit(module, data, validation, ckpt_path=f"{earlier.default_root_dir}/{path}")
+    return later
 
 
-def fit_from_the_start(trainer, module, data, validation):
+def fit_and_resume(*run):
+    """From the middle of the first epoch."""
+    return fit_from("middle.ckpt", *run, max_steps=3, max_epochs=-1)
+
+
+def fit_from_the_start(*run):
     """From a checkpoint that was written before the first step."""
-    first = trainer(max_steps=0, max_epochs=None, ours=False)
-    first.fit(module, data, validation)
-    path = f"{first.default_root_dir}/start.ckpt"
-    first.save_checkpoint(path)
-    second = trainer(version=1)
-    second.fit(module, data, validation, ckpt_path=path)
-    return second
+    return fit_from("start.ckpt", *run, max_steps=0, max_epochs=None, ours=False)
 
 
 def fit_and_test(trainer, module, data, validation):

@@ -236,9 +236,6 @@ class Weighted(nn.Module):
     def by_name(self, module, batch):
         return self(module, batch)
 
-    def through_the_head(self, batch, factor=1.0):
-        return factor * F.cross_entropy(self.head(batch[0]), batch[1])
-
 
 class OwnLoss(Base):
     def objective(self, batch, factor=1.0):
