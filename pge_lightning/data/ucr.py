@@ -11,8 +11,11 @@ from typing_extensions import override
 
 from pge_lightning.data.arrays import ArrayDataModule, Arrays
 from pge_lightning.data.files import find_file, read_npz
+from pge_lightning.data.subsets import shuffled
 
 __all__ = ["UCR", "normalise_series"]
+
+MERGE_SEED = 0
 
 
 class UCR(ArrayDataModule):
@@ -24,6 +27,8 @@ class UCR(ArrayDataModule):
         name: Name of the data set: its file without the suffix.
         root: Folder that holds ``ucr``.
         length: Resample every series linearly to this many points; ``None`` keeps the length.
+        merge: Train on the archive's test split, too: for sources, whose official training splits may be tiny. Hold
+            some out for validation with ``val_fraction``, for the test split is then no test.
         **options: See ``ArrayDataModule``.
 
     Raises:
@@ -33,24 +38,27 @@ class UCR(ArrayDataModule):
 
     name: str
 
-    def __init__(self, name: str, root: str, length: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, name: str, root: str, length: int | None = None, merge: bool = False, **options: Any
+    ) -> None:
         super().__init__(**options)
         if length is not None and length < 2:
             raise ValueError(f"Expected `length` to be at least 2, but got {length}.")
         self.name = name
         self.root = root
         self.length = length
+        self.merge = merge
 
     @override
     def load_arrays(self) -> Arrays:
         fields = read_npz(find_file(self.root, "ucr", self.name, ".npz"))
-        return Arrays(
-            train_x=self._series(fields["train_x"]),
-            train_y=torch.from_numpy(fields["train_y"].astype(np.int64)),
-            test_x=self._series(fields["test_x"]),
-            test_y=torch.from_numpy(fields["test_y"].astype(np.int64)),
-            num_classes=len(fields["classes"]),
-        )
+        train_x, test_x = self._series(fields["train_x"]), self._series(fields["test_x"])
+        train_y, test_y = (torch.from_numpy(fields[key].astype(np.int64)) for key in ("train_y", "test_y"))
+        if self.merge:
+            # Splits may differ in how they were recorded: a part of the merged one must not be one of them.
+            order = shuffled(len(train_y) + len(test_y), MERGE_SEED)
+            train_x, train_y = torch.cat([train_x, test_x])[order], torch.cat([train_y, test_y])[order]
+        return Arrays(train_x, train_y, test_x, test_y, num_classes=len(fields["classes"]))
 
     def _series(self, values: NDArray[np.generic]) -> Tensor:
         if not np.issubdtype(values.dtype, np.floating) or values.ndim != 2:
