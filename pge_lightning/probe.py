@@ -27,6 +27,9 @@ class Probe:
         seed: Base of all restart seeds.
         paired: Whether restart k starts every data set from equal encoder weights. Unpaired restarts have nothing
             in common between data sets, so that only their mean is kept.
+        statistic: What is kept of the encoder: its mean update along the warm-up (``"gradient"``), or, with the head
+            alone warmed up, the diagonal of its empirical Fisher information (``"fisher"``). Part of the recipe where
+            it is not the default.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -41,6 +44,7 @@ class Probe:
     budgets: tuple[int, ...] = (200, 1000, 5000)
     seed: int = 0
     paired: bool = True
+    statistic: Literal["gradient", "fisher"] = "gradient"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(sorted(self.budgets)))
@@ -54,6 +58,8 @@ class Probe:
                 raise ValueError(f"Expected `{field}` to be at least 1, but got {value}.")
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"Expected `optimizer` to be 'adam' or 'sgd', but got {self.optimizer!r}.")
+        if self.statistic not in ("gradient", "fisher"):
+            raise ValueError(f"Expected `statistic` to be 'gradient' or 'fisher', but got {self.statistic!r}.")
         if not self.lr > 0:
             raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
         if self.budgets and self.budgets[0] < self.batch_size:
@@ -83,12 +89,23 @@ class Probe:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything two signatures must share, as plain JSON types: all fields but the name and the ladder."""
-        return {key: value for key, value in asdict(self).items() if key not in ("name", "budgets")}
+        """Everything two signatures must share, as plain JSON types: all fields but the name and the ladder.
+
+        Fields that came later count where they are not the default: signatures collected before stay comparable.
+        """
+        later = {"statistic": "gradient"}
+        fields = {key: value for key, value in asdict(self).items() if key not in ("name", "budgets")}
+        return {key: value for key, value in fields.items() if key not in later or value != later[key]}
+
+    @property
+    def walks(self) -> bool:
+        """Whether what is kept is the way from the start to the end, and not a sum along it."""
+        return self.statistic == "gradient" and self.optimizer == "adam"
 
 
 PROBES = {
     "default": Probe(),
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
+    "task2vec": Probe(name="task2vec", restarts=4, steps=60, batch_size=16, statistic="fisher"),
 }

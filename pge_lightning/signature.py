@@ -58,11 +58,12 @@ class Signature:
                 both; the message names the first difference and the cure.
         """
         mine, its = self.fingerprint, other.fingerprint
-        for key, value in mine["recipe"].items():
-            if its["recipe"].get(key) != value:
+        for key in {**mine["recipe"], **its["recipe"]}:
+            value, other_value = (getattr(side.probe, key) for side in (self, other))
+            if value != other_value:
                 raise IncomparableError(
-                    f"Expected the same probe, but `{key}` is {value} on one side and {its['recipe'].get(key)} on "
-                    "the other. Collect both with one probe."
+                    f"Expected the same probe, but `{key}` is {value} on one side and {other_value} on the other. "
+                    "Collect both with one probe."
                 )
         if mine["budget"] != its["budget"]:
             raise IncomparableError(
