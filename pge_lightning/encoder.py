@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import plain
 
-__all__ = ["EncoderSpec", "encoder_parameters", "encoder_state", "encoder_units"]
+__all__ = ["EncoderSpec", "default_encoder", "encoder_parameters", "encoder_state", "encoder_units"]
 
 # In this order a command line takes an import path for the function it names, before it takes it for a pattern.
 EncoderSpec: TypeAlias = Callable[[nn.Module], Iterable[str]] | str | None
@@ -17,8 +17,18 @@ EncoderSpec: TypeAlias = Callable[[nn.Module], Iterable[str]] | str | None
 CUSTOMARY = ("encoder", "backbone", "feature_extractor", "features")
 
 
-def _default(module: nn.Module) -> str:
-    """One submodule with a customary name, or the pretrained base of one Hugging Face model; else an error."""
+def default_encoder(module: nn.Module) -> str:
+    """One submodule with a customary name, or the pretrained base of one Hugging Face model.
+
+    Args:
+        module: The whole module, encoder and head.
+
+    Returns:
+        Its name.
+
+    Raises:
+        PGEError: If there is none, or more than one.
+    """
     owners = {name for name, part in module.named_modules() if next(part.parameters(), None) is not None}
     customary = {name for name in owners if name.rsplit(".", 1)[-1] in CUSTOMARY}
     bases = _pretrained_bases(module)
@@ -63,7 +73,7 @@ def _selects(module: nn.Module, encoder: EncoderSpec) -> Callable[[str], bool]:
         owners = {name.rpartition(".")[0] for name in names}
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         return lambda name: name in names if name in parameters else name.rpartition(".")[0] in owners
-    pattern = _default(module) if encoder is None else encoder
+    pattern = default_encoder(module) if encoder is None else encoder
     if pattern in dict(module.named_modules()):
         prefix = f"{pattern}." if pattern else ""
         return lambda name: name.startswith(prefix)
