@@ -209,7 +209,7 @@ class Collector:
             )
         if self.distributed:
             add_up(stacks.values())
-        scale = probe.steps * (probe.lr if probe.optimizer == "adam" else 1) * (1 if probe.paired else restarts)
+        scale = probe.steps * (probe.lr if probe.walks else 1) * (1 if probe.paired else restarts)
         for stack in stacks.values():
             stack.div_(scale)
         return stacks, starts

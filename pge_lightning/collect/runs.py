@@ -1,6 +1,6 @@
 """Runs: one restart each, from its start through the warm-up into its row of the signature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 import torch
 from torch import nn
 
+from pge_lightning.collect.fisher import add_fisher
 from pge_lightning.collect.loss import StepMaker
 from pge_lightning.collect.starts import Starts
 from pge_lightning.collect.warmup import Updates, check_updates, place, warm_up
@@ -63,10 +64,17 @@ class Runs:
             self.prepare(clone)
         seed_all(derive_seed(probe.seed, "noise", k))
         clone = clone.to(self.device)
-        batches = (self._batch(clone, pool, indices) for indices in pool.draw(budget, probe, k))
-        warm_up(clone, row, batches, self.step(clone), probe)
+        drawn = pool.draw(budget, probe, k)
+
+        def batches() -> Iterator[Any]:
+            return (self._batch(clone, pool, indices) for indices in drawn)
+
+        if probe.statistic == "fisher":
+            add_fisher(clone, row, batches, self.step(clone), probe)
+        else:
+            warm_up(clone, row, batches(), self.step(clone), probe)
         release(clone)
-        if probe.optimizer == "adam":
+        if probe.walks:
             self._add_start(k, data, row, hashes)
         check_updates(row)
         return hashes

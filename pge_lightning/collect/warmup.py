@@ -19,7 +19,7 @@ from pge_lightning.errors import PGEError
 from pge_lightning.isolation.memory import give_back
 from pge_lightning.probe import Probe
 
-__all__ = ["Updates", "check_updates", "place", "warm_up"]
+__all__ = ["Updates", "check_graph", "check_losses", "check_updates", "explained", "place", "train", "warm_up"]
 
 _LARGE = 2**26  # bytes from which gradients that were freed, but cannot be filled again, weigh more than the time
 
@@ -47,19 +47,19 @@ def warm_up(module: nn.Module, row: Updates, batches: Iterable[Any], step: Step,
     """
     units = {name: unit for name, unit in module.named_parameters() if name in row}
     give_back()
-    if probe.optimizer == "adam":
-        _train(module, {}, batches, step, probe)
+    if probe.walks:
+        train(module, {}, batches, step, probe)
         give_back()
         for name, unit in units.items():
             row[name].sub_(real(unit.detach()).cpu())
         return
     sums = {name: row[name].to(unit.device) for name, unit in units.items()}
-    _train(module, sums, batches, step, probe)
+    train(module, sums, batches, step, probe)
     for name, total in sums.items():
         row[name].copy_(total)
 
 
-def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step, probe: Probe) -> None:
+def train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step, probe: Probe) -> None:
     """Take the steps, and add the gradients of some units to their sums; the optimizer ends with this function."""
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
@@ -67,13 +67,13 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
     large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > _LARGE
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
-        with _explained(index), no_collectives(watch=not losses):
+        with explained(index), no_collectives(watch=not losses):
             loss = step(batch, index)
             if loss is None:
                 continue
             gradients = torch.autograd.grad(loss, weights, allow_unused=True)
             if not losses and None in gradients:
-                _check_graph(loss)
+                check_graph(loss)
         losses.append(loss.detach())
         for unit, gradient in zip(weights, gradients, strict=True):
             unit.grad = gradient
@@ -85,10 +85,10 @@ def _train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step,
         optimizer.zero_grad()
         if large:
             give_back()
-    _check_losses(losses)
+    check_losses(losses)
 
 
-def _check_graph(loss: Tensor) -> None:
+def check_graph(loss: Tensor) -> None:
     """Refuse a loss that hides weights: re-entrant checkpointing gives them no gradient but by ``backward``."""
     left, seen = [loss.grad_fn], set[Any]()
     while left:
@@ -114,7 +114,7 @@ def _optimizer(weights: list[nn.Parameter], probe: Probe) -> torch.optim.Optimiz
 
 
 @contextmanager
-def _explained(index: int) -> Generator[None]:
+def explained(index: int) -> Generator[None]:
     """Say which step an error comes from, and what may help."""
     try:
         yield
@@ -152,7 +152,7 @@ def check_updates(row: Updates) -> None:
         )
 
 
-def _check_losses(losses: list[Tensor]) -> None:
+def check_losses(losses: list[Tensor]) -> None:
     """Refuse a warm-up whose loss got lost on the way; one look at the end keeps the device from waiting."""
     if not losses:
         raise PGEError(
