@@ -115,10 +115,24 @@ class Library:
             name: Name of the source.
             signature: The signature.
         """
-        file = file_entry(_stem(signature), artifact.encode_signature(signature)).file
-        if file not in self._files(name):
-            artifact.remove_file(self._fs, f"{self._folder(name).path}/{file}")
-            self._remove_if_empty(name)
+        self._drop(name, file_entry(_stem(signature), artifact.encode_signature(signature)).file)
+
+    def put_extra(self, name: str, kind: str, tensors: Mapping[str, Tensor]) -> str:
+        """Store tensors that not every source has for a source that is to be registered later.
+
+        Args:
+            name: Name of the source.
+            kind: What they are, such as ``"summary"``; fit for a file's name.
+            tensors: Name to tensor.
+
+        Returns:
+            The name of their file, for :meth:`register`.
+        """
+        return self._folder(name).write(kind, artifact.encode(tensors, {}, kind=kind)).file
+
+    def drop_extra(self, name: str, kind: str, tensors: Mapping[str, Tensor]) -> None:
+        """Remove what :meth:`put_extra` may have stored, unless a registered source refers to it."""
+        self._drop(name, file_entry(kind, artifact.encode(tensors, {}, kind=kind)).file)
 
     def get_signature(self, name: str, file: str) -> Signature:
         """Read a signature by its file, whether its source is registered yet or not.
@@ -161,6 +175,7 @@ class Library:
         facts: SourceFacts,
         signatures: Sequence[str],
         overwrite: bool = False,
+        extras: Mapping[str, str] | None = None,
     ) -> Source:
         """Make a source of encoder weights, facts and signatures that are stored already.
 
@@ -173,6 +188,7 @@ class Library:
             facts: What is known of the source.
             signatures: What :meth:`put_signature` returned, once per signature.
             overwrite: Whether a source of this name may be replaced.
+            extras: Kind to what :meth:`put_extra` returned.
 
         Returns:
             The source.
@@ -180,12 +196,13 @@ class Library:
         self.check_name(name, overwrite)
         folder = self._folder(name)
         entries = tuple(folder.entry(file) for file in signatures)
+        held = {kind: folder.extra_entry(kind, file) for kind, file in (extras or {}).items()}
         weights_file = folder.write("encoder", artifact.encode(weights, {}, kind="encoder"))
-        source = Source(name, facts, weights_file, entries, folder)
+        source = Source(name, facts, weights_file, entries, folder, held)
         replaced = self._files(name)
         artifact.write_bytes(self._fs, f"{folder.path}/{COMMIT}", to_json(source))
         # Only what the old source referred to: other files may belong to a run that is still training.
-        for file in replaced - {weights_file.file, *signatures}:
+        for file in replaced - _files_of(source):
             with suppress(ArtifactError):  # the new source stands, a file left over does no harm
                 artifact.remove_file(self._fs, f"{folder.path}/{file}")
         return source
@@ -221,6 +238,8 @@ class Library:
         """
         source = self.open(name)
         source.load_weights()
+        for kind in source.extras:
+            source.load_extra(kind)
         for entry in source.signatures:
             if self._folder(name).entry(entry.file) != entry:
                 raise ArtifactError(
@@ -257,9 +276,18 @@ class Library:
 
     def _files(self, name: str) -> set[str]:
         with suppress(PGEError):
-            source = self.open(name)
-            return {source.weights_file.file, *(entry.file for entry in source.signatures)}
+            return _files_of(self.open(name))
         return set()
+
+    def _drop(self, name: str, file: str) -> None:
+        if file not in self._files(name):
+            artifact.remove_file(self._fs, f"{self._folder(name).path}/{file}")
+            self._remove_if_empty(name)
+
+
+def _files_of(source: Source) -> set[str]:
+    held = (entry.file for entry in source.extras.values())
+    return {source.weights_file.file, *(entry.file for entry in source.signatures), *held}
 
 
 def _stem(signature: Signature) -> str:

@@ -142,6 +142,27 @@ class SourceFolder:
 
         return self.load(file, digest_of(file), describe)
 
+    def extra_entry(self, kind: str, file: str) -> FileEntry:
+        """Describe stored tensors of a kind.
+
+        Returns:
+            Their entry.
+        """
+
+        def describe(data: bytes) -> FileEntry:
+            artifact.decode(data, kind=kind)
+            return FileEntry(file, sha256(data).hexdigest())
+
+        return self.load(file, digest_of(file), describe)
+
+    def tensors(self, kind: str, stored: FileEntry) -> dict[str, Tensor]:
+        """Read tensors of a kind; an ``ArtifactError`` tells if their file is missing or damaged.
+
+        Returns:
+            Name to tensor, on the CPU.
+        """
+        return self.load(stored.file, stored.sha256, lambda data: artifact.decode(data, kind=kind)[0])
+
 
 @dataclass(frozen=True)
 class Source:
@@ -152,6 +173,7 @@ class Source:
         facts: What is known of it.
         weights_file: The file of the encoder's weights.
         signatures: Its signatures.
+        extras: Kind of tensors that not every source has, such as ``"summary"``, to their file.
     """
 
     name: str
@@ -159,6 +181,7 @@ class Source:
     weights_file: FileEntry
     signatures: tuple[SignatureEntry, ...]
     _folder: SourceFolder = field(repr=False, compare=False)
+    extras: Mapping[str, FileEntry] = field(default_factory=dict)
 
     def find(self, recipe: Mapping[str, Any], budget: int | None) -> SignatureEntry | None:
         """Find the signature of a probe.
@@ -189,8 +212,18 @@ class Source:
         Returns:
             Parameters and buffers by their names inside the user's module, on the CPU.
         """
-        stored = self.weights_file
-        return self._folder.load(stored.file, stored.sha256, lambda data: artifact.decode(data, kind="encoder")[0])
+        return self._folder.tensors("encoder", self.weights_file)
+
+    def load_extra(self, kind: str) -> dict[str, Tensor] | None:
+        """Read tensors that not every source has; an ``ArtifactError`` tells if their file is missing or damaged.
+
+        Args:
+            kind: What they are, such as ``"summary"``.
+
+        Returns:
+            Name to tensor, on the CPU; ``None`` if the source has none of this kind.
+        """
+        return self._folder.tensors(kind, self.extras[kind]) if kind in self.extras else None
 
 
 def file_entry(stem: str, data: bytes) -> FileEntry:
@@ -223,6 +256,8 @@ def to_json(source: Source) -> bytes:
         "weights": asdict(source.weights_file),
         "signatures": [asdict(entry) for entry in source.signatures],
     }
+    if source.extras:
+        content["extras"] = {kind: asdict(entry) for kind, entry in source.extras.items()}
     return json.dumps(content, indent=2).encode()
 
 
@@ -231,12 +266,13 @@ def from_json(data: bytes, name: str, folder: SourceFolder) -> Source:
         content = artifact.check_header(json.loads(data), kind="source")
         weights_file = FileEntry(**content["weights"])
         entries = tuple(SignatureEntry(**fields) for fields in content["signatures"])
-        stored: list[FileEntry | SignatureEntry] = [weights_file, *entries]
+        extras = {kind: FileEntry(**fields) for kind, fields in content.get("extras", {}).items()}
+        stored: list[FileEntry | SignatureEntry] = [weights_file, *entries, *extras.values()]
         for entry in stored:
             if not _SHA256.fullmatch(entry.sha256) or not entry.sha256.startswith(digest_of(entry.file)):
                 raise ValueError(f"digest of {entry.file}")
-        return Source(name, SourceFacts(**content["facts"]), weights_file, entries, folder)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        return Source(name, SourceFacts(**content["facts"]), weights_file, entries, folder, extras)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"Expected the facts and files of a source, but got damaged ones ({error!r}). "
             "Restore the file, or register the source again with `overwrite=True`."

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pge_lightning.collect.loss import Step
 from pge_lightning.collect.starts import real
@@ -43,7 +43,7 @@ def add_fisher(module: nn.Module, row: Updates, draw: Callable[[], Iterable[Any]
         if any(weight.requires_grad for weight in module.parameters()):
             train(module, {}, draw(), step, probe)
     sums = {name: torch.zeros_like(row[name], device=unit.device) for name, unit in units.items()}
-    losses = []
+    losses = list[Tensor]()
     for index, batch in enumerate(draw()):
         with explained(index), no_collectives(watch=not losses):
             loss = step(batch, index)

@@ -75,13 +75,14 @@ def otdd(source_x: Tensor, source_y: Tensor, target_x: Tensor, target_y: Tensor,
         torch.stack([_squared_wasserstein(*ours, *its) for its in target_moments]) for ours in source_moments
     ])
     cost = torch.cdist(source, target, compute_mode="donot_use_mm_for_euclid_dist").square()
-    cost = (cost + labels[source_index][:, target_index]).numpy()
-    masses = [ot.unif(length) for length in cost.shape]
+    cost += labels[source_index][:, target_index]
+    masses = [ot.unif(length, type_as=cost) for length in cost.shape]
     if regularisation:
-        plan = ot.sinkhorn(*masses, cost, regularisation * max(float(cost.max()), 1e-300), method="sinkhorn_log")
+        entropy = regularisation * max(float(cost.max()), 1e-300)  # any will do where nothing costs
+        plan: Tensor = ot.sinkhorn(*masses, cost, entropy, method="sinkhorn_log")
     else:
         plan = ot.emd(*masses, cost)
-    return torch.tensor(float((plan * cost).sum()), dtype=torch.float64).clamp(min=0).sqrt()
+    return (plan * cost).sum().sqrt()
 
 
 def _vectors(source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +107,8 @@ def _classes(samples: Tensor, labels: Tensor) -> Tensor:
 
 def _by_class(samples: Tensor, labels: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
     """Mean and root of the covariance of each class, and the number of each sample's class in this list."""
-    found, index = labels.unique(return_inverse=True)
+    found: list[int] = sorted(set(labels.tolist()))
+    index = torch.tensor([found.index(label) for label in labels.tolist()])
     return [_moments(samples[index == number]) for number in range(len(found))], index
 
 
@@ -114,11 +116,14 @@ def _moments(samples: Tensor) -> tuple[Tensor, Tensor]:
     """The mean ``[d]``, and ``R`` of at most ``d`` rows with ``R^T R`` the covariance."""
     mean = samples.mean(dim=0)
     rows = (samples - mean) / len(samples) ** 0.5
-    return mean, torch.linalg.qr(rows, mode="r").R if len(rows) > rows.shape[1] else rows
+    if len(rows) > rows.shape[1]:
+        rows = torch.linalg.qr(rows, mode="r").R
+    return mean, rows
 
 
 def _squared_wasserstein(mean: Tensor, root: Tensor, other_mean: Tensor, other_root: Tensor) -> Tensor:
     """The trace of the root of the covariances' product is the sum of the singular values of the roots' product."""
     spread = root.square().sum() + other_root.square().sum()
     shared = torch.linalg.svdvals(root @ other_root.T).sum()
-    return (mean - other_mean).square().sum() + (spread - 2 * shared).clamp(min=0)
+    total: Tensor = (mean - other_mean).square().sum() + (spread - 2 * shared).clamp(min=0)
+    return total
