@@ -24,6 +24,7 @@ from pge_lightning.probe import Probe
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source, SourceFacts
+from pge_lightning.summary import KIND, Summary, summarise
 
 __all__ = ["PrincipalGradientCallback"]
 
@@ -53,6 +54,8 @@ class PrincipalGradientCallback(Callback):
         metric: Name of the logged metric to record; by default the one that checkpoints are chosen by.
         stop_after_collecting: Train nothing, and register the weights as they came: for a model trained elsewhere.
         overwrite: Whether a source of this name may be replaced.
+        summary: Samples of which the library keeps a summary, for distances between data sets. By default none: a
+            summary holds samples, though reduced, and some can be recognised.
 
     Attributes:
         signatures: What was collected in this process.
@@ -61,6 +64,7 @@ class PrincipalGradientCallback(Callback):
     Raises:
         MisconfigurationException: If the Trainer's strategy shards parameters, or stopping is asked for together
             with ``min_epochs`` or ``min_steps``.
+        ValueError: If `summary` is below 0, or a probe's name is unknown.
         PGEError: If the library is not writable or holds the name, before any work starts; else as
             :class:`~pge_lightning.collect.Collector`.
 
@@ -82,16 +86,22 @@ class PrincipalGradientCallback(Callback):
         metric: str | None = None,
         stop_after_collecting: bool = False,
         overwrite: bool = False,
+        summary: int = 0,
     ) -> None:
+        if summary < 0:
+            raise ValueError(f"Expected `summary` to be 0 or a number of samples, but got {summary}.")
         self.library = library if isinstance(library, Library) else Library(library)
         self.name = name
         self.probes = [Probe.of(item) for item in ([probe] if isinstance(probe, (str, Probe)) else probe)]
         self.encoder, self.loss_fn, self.factory = encoder, loss_fn, factory
         self.classes, self.metric = classes, metric
         self.stop_after_collecting, self.overwrite = stop_after_collecting, overwrite
+        self.summary = summary
         self.signatures: list[Signature] = []
         self.source: Source | None = None
         self._files: list[str] = []
+        self._extras: dict[str, str] = {}
+        self._summary: Summary | None = None
         self._facts: dict[str, Any] = {}
         self._frozen: list[str] = []
         self._begin: float | None = None
@@ -142,7 +152,7 @@ class PrincipalGradientCallback(Callback):
         try:
             state = encoder_state(pl_module, self.encoder)
             weights = {name: value for name, value in state.items() if name not in self._frozen}
-            self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite)
+            self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite, self._extras)
         except (PGEError, ValueError) as error:
             rank_zero_warn(f"Source '{self.name}' is trained, but could not be registered: {error}")
             return
@@ -152,11 +162,13 @@ class PrincipalGradientCallback(Callback):
     def state_dict(self) -> dict[str, Any]:
         seconds = self._facts.get("seconds_training", 0.0) + self._elapsed()
         facts = {**self._facts, "seconds_training": seconds}
-        return {"files": list(self._files), "facts": facts, "frozen": list(self._frozen)}
+        extras = dict(self._extras)
+        return {"files": list(self._files), "extras": extras, "facts": facts, "frozen": list(self._frozen)}
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._files = list(state_dict.get("files", []))
+        self._extras = dict(state_dict.get("extras", {}))
         self._facts = dict(state_dict.get("facts", {}))
         self._frozen = list(state_dict.get("frozen", []))
 
@@ -175,6 +187,7 @@ class PrincipalGradientCallback(Callback):
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
         self.signatures = [collector.collect(budget) for collector, budget in plan]
+        self._summary = summarise(collectors[0].pool, loader, self.summary) if self.summary else None
         seconds = sum(signature.seconds for signature in self.signatures)
         told = ", ".join(f"'{signature.probe.name}' at {signature.budget} samples" for signature in self.signatures)
         rank_zero_info(f"Collected source '{self.name}' in {seconds:.1f} s: {told}.")
@@ -189,18 +202,24 @@ class PrincipalGradientCallback(Callback):
         }
         self._frozen = list(self.signatures[0].frozen)
         # Last: a checkpoint written meanwhile, as on Slurm's signal, must not say that all is collected.
-        self._files = on_rank_zero(self._store, trainer.world_size > 1)
+        self._extras, self._files = on_rank_zero(self._store, trainer.world_size > 1)
 
     def _forget(self, trainer: "pl.Trainer") -> None:
         """After an interruption nothing has been collected, and the library holds what it held."""
         stored, self.signatures, self._files, self._facts = self.signatures, [], [], {}
+        summary, self._summary, self._extras = self._summary, None, {}
         if trainer.is_global_zero and not is_dev_run(trainer):
             with suppress(ArtifactError):  # the interruption is what the user must hear of
                 for signature in stored:
                     self.library.drop_signature(self.name, signature)
+                if summary is not None:
+                    self.library.drop_extra(self.name, KIND, summary.tensors())
 
-    def _store(self) -> list[str]:
-        return [self.library.put_signature(self.name, signature) for signature in self.signatures]
+    def _store(self) -> tuple[dict[str, str], list[str]]:
+        """What lies in the library now: extra tensors by their kind, and signatures."""
+        tensors = {KIND: self._summary.tensors()} if self._summary is not None else {}
+        extras = {kind: self.library.put_extra(self.name, kind, values) for kind, values in tensors.items()}
+        return extras, [self.library.put_signature(self.name, signature) for signature in self.signatures]
 
     def _metric(self, trainer: "pl.Trainer") -> dict[str, Any]:
         """The recorded metric, and all others that were logged."""
