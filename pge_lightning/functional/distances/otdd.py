@@ -64,8 +64,13 @@ def otdd(source_x: Tensor, source_y: Tensor, target_x: Tensor, target_y: Tensor,
         >>> otdd(x, y, x + 3, 1 - y)
         tensor(4.2426, dtype=torch.float64)
     """
-    import ot  # of the extra `distances`
-
+    try:
+        import ot
+    except ImportError as error:
+        raise ImportError(
+            "Expected POT (Python Optimal Transport), but it is not installed. Run "
+            "`pip install 'pge-lightning[distances]'`."
+        ) from error
     if not regularisation >= 0:
         raise ValueError(f"Expected `regularisation` of at least 0, but got {regularisation}.")
     source, target = _vectors(source_x, target_x)
