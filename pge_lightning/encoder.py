@@ -9,10 +9,21 @@ from torch import Tensor, nn
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import plain
 
-__all__ = ["EncoderSpec", "default_encoder", "encoder_parameters", "encoder_state", "encoder_units"]
+__all__ = [
+    "HEAD",
+    "EncoderSpec",
+    "default_encoder",
+    "encoder_parameters",
+    "encoder_state",
+    "encoder_units",
+    "linear_head",
+]
 
 # In this order a command line takes an import path for the function it names, before it takes it for a pattern.
 EncoderSpec: TypeAlias = Callable[[nn.Module], Iterable[str]] | str | None
+
+# What a head is called among the tensors that a library may hold of a source.
+HEAD = "head"
 
 CUSTOMARY = ("encoder", "backbone", "feature_extractor", "features")
 
@@ -158,3 +169,21 @@ def encoder_state(module: nn.Module, encoder: EncoderSpec = None) -> dict[str, T
     encoder_parameters(module, encoder)
     selects = _selects(module, encoder)
     return {name: value for name, value in module.state_dict().items() if selects(name)}
+
+
+def linear_head(module: nn.Module, encoder: EncoderSpec = None) -> dict[str, Tensor]:
+    """The head, where it is one linear layer: what some scores of a source's predictions run on its features.
+
+    Args:
+        module: The whole module, encoder and head.
+        encoder: As in :func:`encoder_units`.
+
+    Returns:
+        ``weight`` ``[classes, d]`` and, if it has one, ``bias`` ``[classes]``; nothing where the head is anything else.
+    """
+    module = plain(module)
+    transferred = {id(unit) for unit in encoder_parameters(module, encoder).values()}
+    own = {id(unit) for unit in module.parameters()} - transferred
+    layers = (part for part in module.modules() if isinstance(part, nn.Linear))
+    found = next((part for part in layers if {id(unit) for unit in part.parameters()} == own), None)
+    return {} if found is None else {name: unit.detach() for name, unit in found.named_parameters()}

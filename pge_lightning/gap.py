@@ -4,8 +4,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from pge_lightning.functional.gap import (
     KINDS,
     Kind,
@@ -14,6 +12,7 @@ from pge_lightning.functional.gap import (
     left_out_gaps,
     principal_gradient_gap,
 )
+from pge_lightning.intervals import error_and_margin
 from pge_lightning.signature import Signature
 
 __all__ = ["KINDS", "Gap", "compare", "gap_of", "paired_difference", "tied"]
@@ -101,7 +100,7 @@ def gap_of(
         ValueError: If `confidence` is out of range.
     """
     value = math.fsum(values) / len(values) if value is None else value
-    error, margin = _spread(values, confidence)
+    error, margin = error_and_margin(values, confidence)
     low = math.nan if math.isnan(margin) else max(0.0, value - margin)
     high = value + margin if kind == "published" or math.isnan(margin) else min(2.0, value + margin)
     return Gap(value, error, low, high, tuple(values), kind, budget)
@@ -143,7 +142,7 @@ def paired_difference(a: Gap, b: Gap, confidence: float = 0.95) -> tuple[float, 
             raise ValueError(f"Expected gaps of one {field}, but got {mine} and {its}. Compare both in one way.")
     differences = [mine - its for mine, its in zip(a.per_restart, b.per_restart, strict=True)]
     mean = math.fsum(differences) / len(differences)
-    _, margin = _spread(differences, confidence)
+    _, margin = error_and_margin(differences, confidence)
     return mean, mean - margin, mean + margin
 
 
@@ -181,13 +180,3 @@ def _estimate(source: Signature, target: Signature, kind: Kind) -> tuple[float, 
         return value, (value,)
     left_out = left_out_gaps(source.units, target.units, kind).tolist()
     return value, tuple(count * value - (count - 1) * gap for gap in left_out)
-
-
-def _spread(values: Sequence[float], confidence: float) -> tuple[float, float]:
-    """Standard error of the mean, and half the width of its Student-t interval."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"Expected `confidence` between 0 and 1, but got {confidence}.")
-    if len(values) == 1:
-        return math.nan, math.nan
-    error = float(stats.sem(values))
-    return error, error * float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))

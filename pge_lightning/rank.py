@@ -1,30 +1,27 @@
-"""Rank: sources in the order of their gap to one target, with what is not known about the order."""
+"""Rank: sources in the order of what an estimator says of them, with what is not known about the order."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import pandas as pd
-import torch
 from rich.box import SIMPLE_HEAD
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor
 
-from pge_lightning.collect import Collector
 from pge_lightning.errors import PGEError
-from pge_lightning.functional.gap import Kind, gaps_by_unit, spread_weights
-from pge_lightning.gap import Gap, compare, gap_of, tied
-from pge_lightning.isolation import derive_seed
-from pge_lightning.signature import Signature
+from pge_lightning.estimators.estimator import Estimate, Estimator, tied
+from pge_lightning.estimators.target import Target
 from pge_lightning.source import Source, SourceFacts
 
-__all__ = ["RankedSource", "Ranking", "collect_halves", "noise_floor", "rank_sources"]
+__all__ = ["RankedSource", "Ranking", "rank_sources", "ranking_of"]
 
-_COLUMNS = {
+_TYPES = {
     "rank": "Int64",
     "source": "object",
-    "gap": "float64",
     "standard_error": "float64",
     "low": "float64",
     "high": "float64",
@@ -36,6 +33,8 @@ _COLUMNS = {
     "status": "object",
     "reason": "object",
 }
+_UNCERTAINTY = ("standard_error", "low", "high")
+_FACTS = ("classes", "samples", "metric", "value")
 
 
 @dataclass(frozen=True)
@@ -44,58 +43,63 @@ class RankedSource:
 
     Args:
         name: The source.
-        status: ``"ok"``, or ``"failed"`` where it could not be read or compared.
+        status: ``"ok"``; ``"not opened"`` where it is not on the shortlist; ``"failed"`` where it could not be judged.
         reason: Why it failed; empty where it did not.
-        gap: Its gap to the target, if it did not fail.
-        tied: Whether the restarts cannot tell it from the best source.
+        estimate: What the estimator says of it, if it did not fail.
+        tied: Whether it cannot be told from the best source.
         facts: What the library knows of it, where that could be read.
+        columns: What other estimators said of it, by their names.
     """
 
     name: str
     status: str
     reason: str = ""
-    gap: Gap | None = None
+    estimate: Estimate | None = None
     tied: bool = False
     facts: SourceFacts | None = None
+    columns: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """All sources of a library: ranked ones first, smallest gap at the top, then those that failed.
+    """All sources of a library: ranked ones first, the best at the top, then those that failed.
 
     Args:
         sources: The lines.
-        kind: The formula of the gap.
-        probe: Name of the probe.
-        budget: Samples that each restart drew, on both sides.
-        noise_floor: Gap between two disjoint halves of the target's own data, if it was asked for.
-        weighed: Whether units count by the inverse of their spread over these sources. Such gaps depend on the
-            library, and are to be compared within one ranking only.
+        estimator: Name of the estimator.
+        higher_is_better: Its direction.
+        details: Estimator to what it says of its own work, in JSON types, such as the gap's probe and budget.
+        notes: What a reader should know, in sentences.
     """
 
     sources: tuple[RankedSource, ...]
-    kind: Kind
-    probe: str
-    budget: int
-    noise_floor: Gap | None = None
-    weighed: bool = False
+    estimator: str
+    higher_is_better: bool
+    details: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def best(self) -> RankedSource:
-        """The source with the smallest gap.
+        """The source at the top.
 
         Raises:
             PGEError: If every source failed.
         """
-        if not self.sources or self.sources[0].status != "ok":
+        if not self.sources or self.sources[0].estimate is None:
             reasons = "; ".join(f"{line.name}: {line.reason}" for line in self.sources[:3])
             raise PGEError(f"Expected at least one source that compares, but all {len(self.sources)} failed. {reasons}")
         return self.sources[0]
 
     @property
     def ties(self) -> list[str]:
-        """Names of the sources that the restarts cannot tell from the best one."""
+        """Names of the sources that cannot be told from the best one."""
         return [line.name for line in self.sources[1:] if line.tied]
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the other estimators that said something."""
+        names = dict.fromkeys(name for line in self.sources for name in line.columns)
+        return [name for name in names if name != self.estimator]
 
     def without(self, name: str, reason: str) -> "Ranking":
         """The ranking after one more source has failed, say because its weights cannot be read.
@@ -105,182 +109,171 @@ class Ranking:
             reason: Why it failed.
 
         Returns:
-            A ranking whose other gaps are the same, and whose ties are those with the best that is left.
+            A ranking whose other estimates are the same, and whose ties are those with the best that is left.
         """
         others = [line for line in self.sources if line.name != name]
-        failed = [replace(x, status="failed", reason=reason, gap=None) for x in self.sources if x.name == name]
-        return replace(self, sources=_order([*others, *failed]))
+        failed = [replace(x, status="failed", reason=reason, estimate=None) for x in self.sources if x.name == name]
+        return replace(self, sources=_order([*others, *failed], self.higher_is_better))
 
-    def to_pandas(self) -> pd.DataFrame:
-        """One row per source, in the order of the ranking; failed sources have neither rank nor gap.
+    def scores(self) -> dict[str, float]:
+        """Source to its estimate, turned so that higher is better; failed sources have none.
 
         Returns:
-            Columns rank, source, gap, standard_error, low, high, tied, classes, samples, metric, value, status, reason.
+            In the order of the ranking.
         """
-        rows = []
-        for number, line in enumerate(self.sources, start=1):
-            gap = {name: getattr(line.gap, name, None) for name in ("value", "standard_error", "low", "high")}
-            facts = asdict(line.facts) if line.facts is not None else {}
-            rows.append({
-                "rank": number if line.gap is not None else None,
-                "source": line.name,
-                "gap": gap.pop("value"),
-                **gap,
-                "tied": line.tied,
-                **{name: facts.get(name) for name in ("classes", "samples", "metric", "value")},
-                "status": line.status,
-                "reason": line.reason,
-            })
-        return pd.DataFrame(rows, columns=list(_COLUMNS)).astype(_COLUMNS)
+        sign = 1 if self.higher_is_better else -1
+        return {line.name: sign * line.estimate.value for line in self.sources if line.estimate is not None}
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per source, in the order of the ranking; failed sources have neither rank nor estimate.
+
+        Returns:
+            Columns rank, source, the estimator's name, standard_error, low, high, tied, one column for each other
+            estimator, classes, samples, metric, value, status, reason.
+        """
+        rows = [self._row(number, line) for number, line in enumerate(self.sources, start=1)]
+        numbers = [self.estimator, *self.columns]
+        order = ["rank", "source", self.estimator, *_UNCERTAINTY, "tied", *self.columns, *_FACTS, "status", "reason"]
+        return pd.DataFrame(rows, columns=order).astype({**_TYPES, **dict.fromkeys(numbers, "float64")})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything in JSON types: estimator, direction, details, notes, and one entry per source.
+
+        Returns:
+            The mapping.
+        """
+        rows: list[dict[str, Any]] = json.loads(self.to_pandas().to_json(orient="records"))
+        return {
+            "estimator": self.estimator,
+            "higher_is_better": self.higher_is_better,
+            "details": {name: dict(each) for name, each in self.details.items()},
+            "notes": list(self.notes),
+            "sources": rows,
+        }
+
+    def _row(self, number: int, line: RankedSource) -> dict[str, Any]:
+        facts = asdict(line.facts) if line.facts is not None else {}
+        return {
+            "rank": number if line.estimate is not None else None,
+            "source": line.name,
+            self.estimator: getattr(line.estimate, "value", None),
+            **{name: getattr(line.estimate, name, None) for name in _UNCERTAINTY},
+            "tied": line.tied,
+            **{name: line.columns.get(name) for name in self.columns},
+            **{name: facts.get(name) for name in _FACTS},
+            "status": line.status,
+            "reason": line.reason,
+        }
 
     def __rich__(self) -> Group:
-        """The table that is printed, and below it why sources failed."""
-        weighed = "weighed " if self.weighed else ""
-        title = (
-            f"{weighed}{self.kind} gap to the target, smaller is closer (probe '{self.probe}', {self.budget} samples)"
-        )
-        floor = self.noise_floor
-        caption = floor and f"noise floor at {floor.budget} samples: {floor.value:.3f} ± {floor.standard_error:.3f}"
-        table = Table("rank", "source", "gap", "95 % interval", "classes", "samples", "own metric", "status")
-        table.title, table.caption, table.box, table.padding = title, caption or None, SIMPLE_HEAD, (0, 1, 0, 0)
+        """The table that is printed, and below it notes and why sources failed."""
+        better = "larger" if self.higher_is_better else "smaller"
+        table = Table("rank", "source", self.estimator, "95 % interval", *self.columns, "classes", "samples")
+        for heading in ("own metric", "status"):
+            table.add_column(heading)
+        table.title = f"Sources by {self.estimator}, {better} is better{self._described()}"
+        table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
         for column in table.columns:
             # On a narrow terminal names fold, so that numbers stay whole.
-            column.no_wrap, column.overflow = column.header not in ("source", "own metric"), "fold"
+            column.no_wrap, column.overflow = column.header not in ("source", "own metric", *self.columns), "fold"
         for number, line in enumerate(self.sources, start=1):
-            table.add_row(*_cells(number, line))
+            table.add_row(*_cells(number, line, self.columns))
         reasons = [Text(f"{line.name} {line.status}: {line.reason}") for line in self.sources if line.reason]
-        return Group(table, *reasons)
+        return Group(table, *map(Text, self.notes), *reasons)
+
+    def _described(self) -> str:
+        """What of the estimator's work belongs into the title."""
+        details = self.details.get(self.estimator, {})
+        if "probe" not in details:
+            return ""
+        weighed = "weighed, " if details.get("weighed") else ""
+        return f" ({details['kind']}, {weighed}probe '{details['probe']}', {details['budget']} samples)"
 
 
-def rank_sources(
-    target: Signature,
-    sources: Mapping[str, Source | Exception],
-    kind: Kind = "kernelwise",
-    halves: tuple[Signature, Signature] | None = None,
-    weigh: bool = True,
-) -> Ranking:
-    """Compare a target with every source; whatever is wrong with one of them ends in its line.
+def rank_sources(target: Target, estimator: Estimator) -> Ranking:
+    """Ask an estimator about all sources; whatever is wrong with one of them ends in its line.
 
     Args:
-        target: The target's signature.
-        sources: Name to the opened source, or to what went wrong in opening it.
-        kind: The formula of the gap.
-        halves: Signatures of two halves of the target's data, whose gap is the noise floor.
-        weigh: Whether the units of a kernelwise or layerwise gap are weighed so that each has an equal say
-            (:func:`~pge_lightning.functional.spread_weights`), which takes three sources.
+        target: The target, and the library with the sources.
+        estimator: What ranks them.
 
     Returns:
         The ranking.
     """
-    # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
-    measured = {name: _measure(sources[name], target, kind) for name in sorted(sources)}
-    tables = [table for table in measured.values() if isinstance(table, Tensor)]
-    weights = spread_weights(torch.stack(tables)) if weigh and len(tables) > 2 else None
-    lines = []
-    for name, found in measured.items():
-        source = sources[name]
-        line = RankedSource(name, "ok", facts=source.facts if isinstance(source, Source) else None)
-        if isinstance(found, Exception):
-            lines.append(replace(line, status="failed", reason=str(found)))
-        else:
-            lines.append(replace(line, gap=_weigh(found, weights, target, kind)))
-    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
-    return Ranking(_order(lines), kind, target.probe.name, target.budget, floor, weights is not None)
+    found = target.judge(estimator, target.names) if target.names else {}
+
+    def make() -> Ranking:
+        failures = {name: PGEError(reason) for name, reason in target.failures.items()}
+        facts = {name: source.facts for name, source in target.sources.items() if isinstance(source, Source)}
+        lines = [_line(name, each, target, facts.get(name)) for name, each in {**found, **failures}.items()]
+        return ranking_of(lines, estimator.name, estimator.higher_is_better, target.details, target.notes)
+
+    return target.alone(make)
 
 
-def _order(lines: Iterable[RankedSource]) -> tuple[RankedSource, ...]:
-    """Smallest gap first, ties with it marked, failed sources last."""
-    lines = list(lines)
-    ranked = sorted((line.gap.value, line.name, line.gap, line) for line in lines if line.gap is not None)
-    marked = [replace(line, tied=line is not ranked[0][3] and tied(gap, ranked[0][2])) for _, _, gap, line in ranked]
-    return (*marked, *(replace(line, tied=False) for line in lines if line.gap is None))
+def ranking_of(
+    lines: Iterable[RankedSource],
+    estimator: str,
+    higher_is_better: bool,
+    details: Mapping[str, Mapping[str, Any]] | None = None,
+    notes: Iterable[str] = (),
+) -> Ranking:
+    """Bring lines in order and mark ties.
+
+    Args:
+        lines: In any order.
+        estimator: Name of the estimator.
+        higher_is_better: Its direction.
+        details: What estimators say of their own work.
+        notes: What a reader should know; a sentence that comes twice is kept once.
+
+    Returns:
+        The ranking.
+    """
+    ordered, facts = _order(list(lines), higher_is_better), {name: dict(each) for name, each in (details or {}).items()}
+    return Ranking(ordered, estimator, higher_is_better, facts, tuple(dict.fromkeys(notes)))
 
 
-def _measure(source: Source | Exception, target: Signature, kind: Kind) -> Tensor | Gap | Exception:
-    """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
-    if isinstance(source, Exception):
-        return source
-    try:
-        return _compare(_signature(source, target), target, kind)
-    except (PGEError, ValueError, OSError) as error:
-        return error
+def _line(name: str, found: Estimate | Exception, target: Target, facts: SourceFacts | None) -> RankedSource:
+    told = {column: each.get(name) for column, each in target.columns.items()}
+    columns = {column: each.value for column, each in told.items() if isinstance(each, Estimate)}
+    if isinstance(found, Exception):
+        return RankedSource(name, "failed", describe(found), facts=facts, columns=columns)
+    status = "not opened" if name in target.unopened else "ok"
+    return RankedSource(name, status, estimate=found, facts=facts, columns=columns)
 
 
-def _compare(source: Signature, target: Signature, kind: Kind) -> Tensor | Gap:
-    if kind in ("kernelwise", "layerwise") and target.probe.paired:
-        source.check_comparable(target)
-        return gaps_by_unit(source.units, target.units, kind)
-    return compare(source, target, kind)
+def describe(error: Exception) -> str:
+    """What went wrong, with the kind of error where its text alone may not tell."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PGEError) and text else f"{type(error).__name__}: {text}"
 
 
-def _signature(source: Source, target: Signature) -> Signature:
-    """The source's signature of the target's probe and rung."""
-    entry = source.find(target.probe.recipe, target.fingerprint["budget"])
-    if entry is None:
-        held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
-        raise PGEError(
-            f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
-            f"{', '.join(held) or 'none'}. Collect it with this probe."
-        )
-    return source.load_signature(entry)
+def _order(lines: Sequence[RankedSource], higher_is_better: bool) -> tuple[RankedSource, ...]:
+    """The best first, ties with it marked, failed sources last."""
+    sign = -1 if higher_is_better else 1
+    ranked = [(sign * line.estimate.value, line.name, line.estimate, line) for line in lines if line.estimate]
+    ranked.sort(key=lambda entry: entry[:2])
+    best = ranked[0][2] if ranked else None
+    marked = [
+        replace(line, tied=best is not None and each is not best and line.status == "ok" and tied(each, best))
+        for _, _, each, line in ranked
+    ]
+    return (*marked, *(replace(line, tied=False) for line in lines if line.estimate is None))
 
 
-def _weigh(found: Tensor | Gap, weights: Tensor | None, target: Signature, kind: Kind) -> Gap:
-    """The gap from a table of units, by the weights where there are any."""
-    if isinstance(found, Gap):
-        return found
-    values = found.mean(dim=1) if weights is None else found @ weights
-    return gap_of(values.tolist(), kind, target.budget)
-
-
-def _cells(number: int, line: RankedSource) -> tuple[str, ...]:
+def _cells(number: int, line: RankedSource, columns: Sequence[str]) -> tuple[str, ...]:
     """One row of the printed table."""
-    facts, gap = line.facts, line.gap
+    facts, each = line.facts, line.estimate
+    told = each is not None and not math.isnan(each.low)
     return (
-        str(number) if gap else "-",
+        str(number) if each else "-",
         line.name,
-        f"{gap.value:.4f}" if gap else "-",
-        f"{gap.low:.3f}-{gap.high:.3f}" if gap else "-",
+        f"{each.value:.4f}" if each else "-",
+        f"{each.low:.3f}-{each.high:.3f}" if each and told else "-",
+        *(f"{line.columns[name]:.3f}" if name in line.columns else "-" for name in columns),
         str(facts.classes) if facts and facts.classes is not None else "-",
         str(facts.samples) if facts else "-",
         f"{facts.metric} {facts.value:.3f}" if facts and facts.value is not None else "-",
         "tied" if line.tied else line.status,
     )
-
-
-def collect_halves(collector: Collector) -> tuple[Signature, Signature]:
-    """Signatures of two disjoint halves of a data set, whose gap no source can be expected to beat.
-
-    Args:
-        collector: The data set's collector.
-
-    Returns:
-        Both, at the largest rung that a half fills, or at all of a half where it fills none.
-
-    Raises:
-        PGEError: If a half is smaller than a batch.
-    """
-    size = len(collector.pool)
-    half = size // 2
-    if half < collector.probe.batch_size:
-        raise PGEError(
-            f"Expected two halves of at least {collector.probe.batch_size} samples each, but got {size} in all. "
-            "Ask for no noise floor, or use a smaller `batch_size` of the probe."
-        )
-    order = torch.randperm(size, generator=torch.Generator().manual_seed(derive_seed(collector.probe.seed, "halves")))
-    budget = max((rung for rung in collector.probe.budgets if rung <= half), default=half)
-    first, second = (collector.part(sorted(order[start : start + half].tolist())) for start in (0, half))
-    return first.collect(budget), second.collect(budget)
-
-
-def noise_floor(collector: Collector, kind: Kind = "kernelwise") -> Gap:
-    """Gap between two disjoint halves of a data set, at equal budgets: what no source can be expected to beat.
-
-    Args:
-        collector: The data set's collector.
-        kind: The formula of the gap.
-
-    Returns:
-        The gap; see :func:`collect_halves` for its budget.
-    """
-    return compare(*collect_halves(collector), kind)

@@ -1,39 +1,33 @@
 """Select: rank the sources of a library for a target, and load the best encoder before fine-tuning begins."""
 
-import copy
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
 
-from pge_lightning.collect import Collector
 from pge_lightning.collect.loss import LossFn
-from pge_lightning.collect.starts import shape_of
 from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
-from pge_lightning.errors import ArtifactError, PGEError
-from pge_lightning.functional.gap import KINDS, Kind
-from pge_lightning.isolation import isolated_randomness, plain
+from pge_lightning.encoder_features import FeaturesFn
+from pge_lightning.errors import PGEError
+from pge_lightning.estimators.estimator import Estimator
+from pge_lightning.estimators.gap import GapEstimator
+from pge_lightning.estimators.target import Data, Target
 from pge_lightning.library import Library
 from pge_lightning.load import LoadReport, load_encoder, whole_or_not_at_all
 from pge_lightning.probe import Probe
-from pge_lightning.rank import Ranking, collect_halves, rank_sources
+from pge_lightning.rank import Ranking, rank_sources
 from pge_lightning.restart import Factory
-from pge_lightning.signature import Signature
-from pge_lightning.source import Source
+
+if TYPE_CHECKING:
+    from pge_lightning.records import Records
 
 __all__ = ["Selection", "SourceSelector"]
-
-S = TypeVar("S")
-T = TypeVar("T")
-Data: TypeAlias = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -56,25 +50,25 @@ class SourceSelector:
 
     Args:
         library: The library, or its path or URL.
-        probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
-        kind: The formula of the gap: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
-        weigh: Whether each unit of a kernelwise or layerwise gap has an equal say in the ranking, by the inverse of its
-            spread over the sources; takes three sources.
-        budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
-            sources hold.
+        estimator: What ranks the sources; by default the gap.
+        probe: The recipe of the default gap, or the name of a shipped one; the sources must hold signatures of it.
+        name: What the target is called in the library's records, if it has a name.
         encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
             longest set of units that agrees in names and shapes between the model and the sources.
         loss_fn: Takes a copy of the model and a batch and returns a scalar loss; by default the LightningModule's own
             ``training_step`` gives it.
         factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        features: Takes a copy of the model and a batch and returns features ``[batch, d]``; by default what leaves
+            the encoder.
+        samples: Most target samples that features are computed for.
         exclude: Names of sources to leave out.
-        floor: Whether to measure the noise floor, which costs two more collections.
+        records: Finished fine-tunings to learn from; by default those of the library.
         cache: Whether the target's signature is kept in the library, and taken from there when it fits.
-        device: Where the warm-up runs; by default where the model is.
+        device: Where copies of the model run; by default where the model is.
         verbose: Whether to print the table and show progress.
 
     Raises:
-        ValueError: If `kind` or the probe's name is unknown.
+        ValueError: If both an estimator and a probe are given, or the probe's name is unknown.
 
     Example::
 
@@ -85,27 +79,39 @@ class SourceSelector:
     def __init__(
         self,
         library: Library | str | os.PathLike[str],
+        estimator: Estimator | None = None,
         *,
-        probe: Probe | str = "default",
-        kind: Kind = "kernelwise",
-        weigh: bool = True,
-        budget: int | None = None,
+        probe: Probe | str | None = None,
+        name: str | None = None,
         encoder: EncoderSpec = None,
         loss_fn: LossFn | None = None,
         factory: Factory | None = None,
+        features: FeaturesFn | None = None,
+        samples: int = 5000,
         exclude: Collection[str] = (),
-        floor: bool = False,
+        records: "Records | None" = None,
         cache: bool = True,
         device: torch.device | str | None = None,
         verbose: bool = True,
     ) -> None:
-        if kind not in KINDS:
-            raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {kind!r}.")
+        if estimator is not None and probe is not None:
+            raise ValueError("Expected `estimator` or `probe`, but got both. Give the probe to the estimator.")
         self.library = library if isinstance(library, Library) else Library(library)
-        self.probe, self.kind, self.weigh, self.budget = Probe.of(probe), kind, weigh, budget
-        self.encoder, self.loss_fn, self.factory = encoder, loss_fn, factory
-        self.exclude, self.floor, self.cache = frozenset(exclude), floor, cache
-        self.device, self.verbose = device, verbose
+        self.estimator = estimator if estimator is not None else GapEstimator(probe or "default")
+        self.encoder, self.verbose = encoder, verbose
+        self._options: dict[str, Any] = {
+            "name": name,
+            "encoder": encoder,
+            "loss_fn": loss_fn,
+            "factory": factory,
+            "features": features,
+            "samples": samples,
+            "exclude": frozenset(exclude),
+            "records": records,
+            "cache": cache,
+            "device": device,
+            "verbose": verbose,
+        }
 
     def select(self, model: nn.Module, data: Data, **context: Any) -> Selection:
         """Rank the sources, print the table, and load the encoder of the best one into the model.
@@ -178,121 +184,20 @@ class SourceSelector:
         Raises:
             PGEError: If there are no sources, or the target's signature cannot be collected.
         """
-        together = bool(context.get("distributed"))
-        sources: dict[str, Source | Exception] = {}  # filled on rank zero only, which decides for all
-        on_rank_zero(lambda: sources.update(self._open_sources()), together)
-        loader, datamodule = agree(lambda: _training_data(data), together)
-        units = on_rank_zero(lambda: self._agreeing_units(model, sources) if self.encoder is None else None, together)
-        collector = Collector(
-            model,
-            loader,
-            **{
-                "probe": self.probe,
-                "loss_fn": self.loss_fn,
-                "encoder": self.encoder if units is None else lambda _: units,
-                "factory": self.factory,
-                "device": self.device,
-                "datamodule": datamodule,
-                "progress": self.verbose,
-                **context,
-            },
-        )
-        target = self.signature(collector, on_rank_zero(lambda: self._common_budget(collector, sources), together))
-        halves = collect_halves(collector) if self.floor else None
-        ranking = on_rank_zero(lambda: rank_sources(target, sources, self.kind, halves, self.weigh), together)
+        ranking = rank_sources(self.target(model, data, **context), self.estimator)
         if self.verbose:
             Console().print(ranking)
         return ranking
 
-    def signature(self, collector: Collector, budget: int) -> Signature:
-        """The target's signature: a stored one whose fingerprint fits, or else a fresh one, which is then stored.
+    def target(self, model: nn.Module, data: Data, **context: Any) -> Target:
+        """What estimators may ask about a target.
+
+        Args:
+            model: The model to be fine-tuned.
+            data: The target: a data module, a loader, or an iterable of batches.
+            **context: As in :meth:`rank`.
 
         Returns:
-            The signature.
+            The target.
         """
-        if not self.cache or collector.distributed:
-            return collector.collect(budget)
-        key = f"{collector.probe.name}-{budget}-{collector.data}-{collector.task}"
-        stored = self.library.get_target(key)
-        if stored is not None and collector.fits(stored, budget):
-            return stored
-        fresh = collector.collect(budget)
-        try:
-            self.library.put_target(key, fresh)
-        except ArtifactError as error:
-            rank_zero_warn(f"The target's signature is not kept for later: {error}")
-        return fresh
-
-    def _open_sources(self) -> dict[str, Source | Exception]:
-        names = [name for name in self.library.names() if name not in self.exclude]
-        if not names:
-            beside = f" beside the excluded {sorted(self.exclude)}" if self.exclude else ""
-            raise PGEError(
-                f"Expected sources in the library '{self.library.root}', but there are none{beside}. "
-                "Train one with PrincipalGradientCallback."
-            )
-        return {name: _attempt(self.library.open, name) for name in names}
-
-    def _agreeing_units(self, model: nn.Module, sources: Mapping[str, Source | Exception]) -> frozenset[str] | None:
-        """The longest set of units of a source that the model has too, name by name and shape by shape."""
-        own = {name: shape_of(unit) for name, unit in plain(model).named_parameters()}
-        found = set()
-        for source in [source for source in sources.values() if isinstance(source, Source)]:
-            stored = _attempt(source.load_signature, source.signatures[0]) if source.signatures else None
-            shapes = stored.fingerprint["shapes"] if isinstance(stored, Signature) else {}
-            if shapes and all(own.get(name, 0) in (None, shape) for name, shape in shapes.items()):
-                found.add(frozenset(shapes))
-        longest = [units for units in found if len(units) == max(map(len, found))]
-        if not longest:
-            return None
-        if len(longest) > 1:
-            raise PGEError(
-                f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
-                "Name the transferred part with `encoder=`."
-            )
-        if self.verbose:
-            Console().print(f"Encoder: the {len(longest[0])} units that agree with the sources in name and shape.")
-        return longest[0]
-
-    def _common_budget(self, collector: Collector, sources: Mapping[str, Source | Exception]) -> int:
-        """The rung to compare at."""
-        rungs = collector.budgets
-        if self.budget is not None and self.probe.budgets and self.budget not in rungs:
-            raise PGEError(
-                f"Expected `budget` to be a rung that the target fills, one of {rungs}, but got {self.budget}."
-            )
-        if self.budget is not None or not self.probe.budgets:
-            return self.budget or rungs[-1]
-        opened, shapes = [x for x in sources.values() if isinstance(x, Source)], collector.starts.shapes
-        agreed = (rung for rung in reversed(rungs) if all(self._agrees(source, rung, shapes) for source in opened))
-        return next(agreed, rungs[-1])
-
-    def _agrees(self, source: Source, rung: int, shapes: Mapping[str, list[int]]) -> bool:
-        """Whether a source holds a rung; one that could not be compared at any other rung either has no say."""
-        entries = [entry for entry in source.signatures if entry.recipe == self.probe.recipe]
-        if rung in {entry.budget for entry in entries}:
-            return True
-        stored = (_attempt(source.load_signature, entry) for entry in entries)
-        return not any(
-            isinstance(signature, Signature) and signature.fingerprint["shapes"] == shapes for signature in stored
-        )
-
-
-def _attempt(action: Callable[[S], T], of: S) -> T | Exception:
-    """The result of an action on one source, or the reason why there is none."""
-    try:
-        return action(of)
-    except (PGEError, ValueError, OSError) as error:
-        return error
-
-
-def _training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
-    """The training loader, and the data module it came from; the user's own data module is not set up."""
-    if not isinstance(data, pl.LightningDataModule):
-        return data, None
-    with isolated_randomness():
-        # Shared, not copied: a Trainer that used the data module before holds models, loggers and locks.
-        datamodule = copy.deepcopy(data, {id(data.trainer): data.trainer})
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        return datamodule.train_dataloader(), datamodule
+        return Target(model, data, self.library, **{**self._options, **context})

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from pge_lightning.callbacks import PrincipalGradientCallback
+from pge_lightning.estimators.estimator import Estimator
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
 from pge_lightning.select import SourceSelector
@@ -17,6 +18,7 @@ from pge_lightning.select import SourceSelector
 __all__ = [
     "build_collector",
     "build_data",
+    "build_estimator",
     "build_library",
     "build_model",
     "build_probe",
@@ -118,18 +120,24 @@ def build_collector(cfg: DictConfig, probes: Sequence[Probe] = ()) -> PrincipalG
     return callback
 
 
-def build_selector(cfg: DictConfig) -> SourceSelector:
+def build_estimator(cfg: DictConfig) -> Estimator:
+    """The estimator of the group ``selector``: what ranks the sources."""
+    estimator: Estimator = _make(_plain(cfg))
+    return estimator
+
+
+def build_selector(cfg: DictConfig, **live: Any) -> SourceSelector:
     """The selector.
 
     Args:
-        cfg: The whole configuration: groups ``selector``, ``probe`` and ``library``.
+        cfg: The whole configuration: groups ``selector`` and ``library``, and the node ``select``.
+        **live: Further arguments, past Hydra.
 
     Returns:
         The selector.
     """
-    selector: SourceSelector = _make(
-        _plain(cfg.selector), library=build_library(cfg.library), probe=build_probe(cfg.probe)
-    )
+    library, estimator = build_library(cfg.library), build_estimator(cfg.selector)
+    selector: SourceSelector = _make(_plain(cfg.select), library=library, estimator=estimator, **live)
     return selector
 
 

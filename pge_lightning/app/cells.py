@@ -1,10 +1,14 @@
 """The log of an evaluation: one line per finished piece of work, so that a run that was cut off goes on."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-__all__ = ["Cell", "CellLog"]
+from pge_lightning.record import Record
+from pge_lightning.records import Records
+
+__all__ = ["Cell", "CellLog", "records_of"]
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,20 @@ class CellLog:
         elif whole != text:  # a run was killed while it wrote a line, and others would follow the torn one
             self.path.write_text(whole, encoding="utf-8")
         return [_cell(row) for row in csv.DictReader(whole.splitlines())]
+
+
+def records_of(cells: Sequence[Cell], metric: str) -> Records:
+    """Finished fine-tunings as a library keeps them.
+
+    Args:
+        cells: Fine-tunings; failed ones are left out.
+        metric: Name of what was measured.
+
+    Returns:
+        The records.
+    """
+    done = [(cell, cell.value) for cell in cells if cell.value is not None and not cell.reason]
+    return Records(Record(cell.source, cell.target, metric, value, seed=cell.seed) for cell, value in done)
 
 
 def _key(cell: Cell) -> tuple[str, str, int, str]:

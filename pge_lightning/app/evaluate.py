@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pge_lightning.app.cells import CellLog
+from pge_lightning.app.cells import CellLog, records_of
 from pge_lightning.app.report import report
 from pge_lightning.app.study import start_study
 from pge_lightning.app.work import Worker
@@ -43,7 +43,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         for source in study.sources:
             worker.train(source)
         tuned = [cell for target in study.targets for seed in study.seeds for cell in worker.fine_tune(target, seed)]
-        ranked = [worker.rank(target, estimator) for target in study.targets for estimator in study.estimators]
+        records = records_of(tuned, cfg.evaluate.metric)
+        ranked = [worker.rank(target, each, records) for target in study.targets for each in study.estimators]
     return report(study, tuned, pd.concat(ranked, ignore_index=True))
 
 

@@ -1,4 +1,4 @@
-"""The picture of an evaluation: what the gap said beside what fine-tuning gave."""
+"""The picture of an evaluation: what an estimator said beside what fine-tuning gave."""
 
 from pathlib import Path
 
@@ -17,22 +17,22 @@ DPI = 150
 
 
 def plot_target(path: Path, truth: pd.DataFrame, ranking: pd.DataFrame, estimator: str) -> None:
-    """Draw the gap of every source, the nearest on top, beside what fine-tuning from it gave.
+    """Draw what an estimator said of every source, the best on top, beside what fine-tuning from it gave.
 
     Args:
         path: The PNG file to write.
         truth: What fine-tuning gave on one target: columns source, mean, standard_deviation.
-        ranking: The ranking for that target: columns source, gap, low, high.
+        ranking: The ranking for that target: columns source, estimate, score, low, high.
         estimator: What the ranking is called.
     """
-    lines = ranking.dropna(subset=["gap"]).merge(truth.drop(columns=["reason"]), on="source", how="left")
-    lines = lines.sort_values("gap", ascending=False, kind="stable")
+    lines = ranking.dropna(subset=["estimate"]).merge(truth.drop(columns=["reason"]), on="source", how="left")
+    lines = lines.sort_values("score", kind="stable")
     figure = Figure(figsize=(9, 1.4 + 0.36 * max(len(lines), 3)), dpi=DPI, layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    spread = np.array([lines["gap"] - lines["low"], lines["high"] - lines["gap"]], dtype=float)
-    _dots(left, lines, "gap", spread)
+    spread = np.array([lines["estimate"] - lines["low"], lines["high"] - lines["estimate"]], dtype=float)
+    _dots(left, lines, "estimate", spread)
     _dots(right, lines, "mean", lines["standard_deviation"].to_numpy(dtype=float))
-    left.set(xlabel="gap with 95 % interval (smaller is closer)", title=f"before: {estimator}")
+    left.set(xlabel=f"{estimator}, with 95 % interval", title="before: best on top")
     right.set(xlabel="mean accuracy and standard deviation over seeds", title="after fine-tuning")
     scratch = truth.loc[truth["source"] == SCRATCH, "mean"].dropna()
     if len(scratch):

@@ -12,8 +12,8 @@ from scipy import stats
 __all__ = ["CONVENTION", "Quality", "agreement", "assess", "expected_at_random", "spearman", "weighted_tau"]
 
 CONVENTION = (
-    "Weighted tau is scipy.stats.weightedtau(score, truth) with its default ranks; score = -gap, truth = mean "
-    "accuracy after fine-tuning. Regret and gain are points of accuracy. The self pair is never counted."
+    "Weighted tau is scipy.stats.weightedtau(score, truth) with its default ranks; score is higher for better (minus "
+    "the gap), truth the mean accuracy after fine-tuning. Regret and gain are points of accuracy. The self pair is never counted."
 )
 
 

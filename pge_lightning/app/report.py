@@ -90,9 +90,9 @@ def _draw(study: Study, truth: pd.DataFrame, rankings: pd.DataFrame) -> None:
 
 
 def _target_table(study: Study, target: str, truth: pd.DataFrame, rankings: pd.DataFrame) -> Table:
-    """What fine-tuning gave from each source, the best first, beside each estimator's gap and rank."""
+    """What fine-tuning gave from each source, the best first, beside each estimator's estimate and rank."""
     names = [estimator.name for estimator in study.estimators]
-    table = Table(title=f"Target '{target}': gap (rank), and what fine-tuning gave", **_LOOK)
+    table = Table(title=f"Target '{target}': estimate (rank), and what fine-tuning gave", **_LOOK)
     for heading in ("source", *names, study.cfg.evaluate.metric, ""):
         table.add_column(heading, no_wrap=heading not in names)
     ranked, gave = rankings[rankings["target"] == target], truth[truth["target"] == target]
@@ -109,9 +109,9 @@ def _target_table(study: Study, target: str, truth: pd.DataFrame, rankings: pd.D
 def _line(ranked: pd.DataFrame, estimator: str, source: str) -> str:
     """Gap and rank of a source; a dash for scratch, and where there is none."""
     found = ranked[(ranked["estimator"] == estimator) & (ranked["source"] == source)]
-    if found.empty or found["gap"].isna().any():
+    if found.empty or found["estimate"].isna().any():
         return "-"
-    return f"{found['gap'].iloc[0]:.3f} ({found['rank'].iloc[0]})"
+    return f"{found['estimate'].iloc[0]:.3f} ({found['rank'].iloc[0]})"
 
 
 def _cells(means: pd.DataFrame) -> list[list[str]]:

@@ -10,32 +10,31 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from pge_lightning.app.build import build_library, build_probe
+from pge_lightning.app.build import build_estimator, build_library
 from pge_lightning.app.tasks import AUTO, SCRATCH
+from pge_lightning.estimators.estimator import Estimator, probes_of
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
 
-__all__ = ["Estimator", "Study", "settings_of", "start_study"]
+__all__ = ["Contestant", "Study", "settings_of", "start_study"]
 
 # What may differ between two runs that give the same result.
 INCIDENTAL = {"root", "default_root_dir", "num_workers"}
-ESTIMATOR_KEYS = {"probe", "selector", "data"}
+CONTESTANT_KEYS = {"probe", "selector", "data"}
 
 
 @dataclass(frozen=True)
-class Estimator:
-    """A way to rank sources.
+class Contestant:
+    """A way to rank sources that is to be judged.
 
     Args:
         name: What it is called in tables.
-        probe: Its probe.
-        selector: What differs from the group ``selector``.
-        data: What differs from a target's data while its signature is collected.
+        estimator: The estimator.
+        data: What differs from a target's data while it is judged.
     """
 
     name: str
-    probe: Probe
-    selector: Mapping[str, Any]
+    estimator: Estimator
     data: Mapping[str, Any]
 
 
@@ -57,7 +56,7 @@ class Study:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     seeds: tuple[int, ...]
-    estimators: tuple[Estimator, ...]
+    estimators: tuple[Contestant, ...]
     library: Library
     results: Path
 
@@ -65,7 +64,7 @@ class Study:
     def probes(self) -> list[Probe]:
         """What every source is collected with: one probe per recipe, with the rungs of all estimators."""
         merged: dict[str, Probe] = {}
-        for probe in (estimator.probe for estimator in self.estimators):
+        for probe in (probe for each in self.estimators for probe in probes_of(each.estimator)):
             key = json.dumps([probe.recipe, bool(probe.budgets)])
             known = merged.setdefault(key, probe)
             merged[key] = replace(known, budgets=tuple({*known.budgets, *probe.budgets}))
@@ -86,15 +85,13 @@ class Study:
         job.seed, job.optimized_metric, job.finetune.test = seed, self.cfg.evaluate.metric, True
         return _merge(job, self.cfg.evaluate.finetune)
 
-    def ranking_job(self, name: str, estimator: Estimator) -> DictConfig:
+    def ranking_job(self, name: str, contestant: Contestant) -> DictConfig:
         """The configuration that ranks the sources for a target."""
         job = self.target_job(name, self.seeds[0])
         # Other sources may lie in the library; and the target's own is never counted.
         strangers = [other for other in self.library.names() if other not in self.candidates(name)]
-        overrides = {"data": dict(estimator.data), "selector": {"verbose": False, **estimator.selector}}
-        job = _merge(job, overrides)
-        job.probe = {"_target_": f"{Probe.__module__}.{Probe.__name__}", **asdict(estimator.probe)}
-        job.selector.exclude = sorted({*strangers, *job.selector.exclude})
+        job = _merge(job, {"data": dict(contestant.data), "select": {"verbose": False}})
+        job.select.exclude = sorted({*strangers, *job.select.exclude})
         return job
 
     def _job(self, name: str, data: DictConfig) -> DictConfig:
@@ -132,7 +129,7 @@ def start_study(cfg: DictConfig) -> Study:
         if name in (AUTO, SCRATCH):
             raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
     entries = node.estimators or {"gap": {}}
-    estimators = tuple(_estimator(cfg, str(name), entry or {}) for name, entry in entries.items())
+    estimators = tuple(_contestant(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
         raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")
     results = Path(node.results)
@@ -180,14 +177,19 @@ def _chosen(node: DictConfig, kind: str) -> tuple[str, ...]:
     return tuple(name for name in names if name in node.only)
 
 
-def _estimator(cfg: DictConfig, name: str, entry: Mapping[str, Any]) -> Estimator:
-    if unknown := sorted(set(entry) - ESTIMATOR_KEYS):
+def _contestant(cfg: DictConfig, name: str, entry: Mapping[str, Any]) -> Contestant:
+    if unknown := sorted(set(entry) - CONTESTANT_KEYS):
         raise ValueError(
-            f"Expected the estimator '{name}' to have only the keys {sorted(ESTIMATOR_KEYS)}, but got {unknown}."
+            f"Expected the estimator '{name}' to have only the keys {sorted(CONTESTANT_KEYS)}, but got {unknown}."
         )
-    probe = entry.get("probe") or {}
-    built = Probe.of(probe) if isinstance(probe, str) else build_probe(_merge(_free(cfg.probe), probe))
-    return Estimator(name, built, dict(entry.get("selector") or {}), dict(entry.get("data") or {}))
+    job, probe, selector = _free(cfg), entry.get("probe") or {}, entry.get("selector") or {}
+    if isinstance(probe, str):
+        job.probe = {"_target_": f"{Probe.__module__}.{Probe.__name__}", **asdict(Probe.of(probe))}
+    else:
+        job.probe = _merge(job.probe, probe)
+    # One with a class of its own is another selector, not what differs from the configured one.
+    job.selector = selector if "_target_" in selector else _merge(job.selector, selector)
+    return Contestant(name, build_estimator(job.selector), dict(entry.get("data") or {}))
 
 
 def _free(cfg: DictConfig) -> DictConfig:

@@ -121,17 +121,8 @@ def write_ranking(ranking: Ranking, folder: str | Path) -> None:
         ranking: The ranking.
         folder: Where to; made if it is not there.
     """
-    frame = ranking.to_pandas()
-    content = {
-        "kind": ranking.kind,
-        "weighed": ranking.weighed,
-        "probe": ranking.probe,
-        "budget": ranking.budget,
-        "noise_floor": ranking.noise_floor and ranking.noise_floor.value,
-        "sources": json.loads(frame.to_json(orient="records")),
-    }
-    path = _write_json(content, folder, "ranking.json")
-    frame.to_csv(path.with_suffix(".csv"), index=False)
+    path = _write_json(ranking.to_dict(), folder, "ranking.json")
+    ranking.to_pandas().to_csv(path.with_suffix(".csv"), index=False)
 
 
 def seeded_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.LightningModule:

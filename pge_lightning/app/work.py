@@ -13,10 +13,13 @@ from rich.progress import Progress
 
 from pge_lightning.app.build import build_data, build_selector
 from pge_lightning.app.cells import Cell, CellLog
-from pge_lightning.app.study import Estimator, Study, settings_of
+from pge_lightning.app.study import Contestant, Study, settings_of
 from pge_lightning.app.tasks import SCRATCH, collect, fit_and_test, seeded_model
 from pge_lightning.errors import PGEError
+from pge_lightning.estimators.target import Target
 from pge_lightning.load import load_encoder
+from pge_lightning.rank import rank_sources
+from pge_lightning.records import Records
 
 __all__ = ["Worker"]
 
@@ -36,6 +39,7 @@ class Worker:
         self._left = len(study.sources) + fits + len(study.targets) * len(study.estimators)
         self._bar = progress.add_task("", total=self._left)
         self._data: tuple[object, L.LightningDataModule] | None = None
+        self._target: tuple[object, Target] | None = None
 
     def check_sources(self) -> None:
         """Refuse to go on with a source that this evaluation trained with other settings.
@@ -89,28 +93,40 @@ class Worker:
         self.progress.console.print(text, highlight=False)
         return cells
 
-    def rank(self, target: str, estimator: Estimator) -> pd.DataFrame:
+    def rank(self, target: str, contestant: Contestant, records: Records) -> pd.DataFrame:
         """Rank the sources for a target.
 
         Args:
             target: Its name.
-            estimator: How to rank.
+            contestant: How to rank.
+            records: Finished fine-tunings; those of this target are left out.
 
         Returns:
-            The ranking's table with the columns target, estimator, budget and score, higher for better; every row
-            has a reason where nothing could be ranked.
+            Columns target, estimator, budget, source, rank, estimate, score (higher for better), status and reason;
+            every row has a reason where nothing could be ranked.
         """
-        self.progress.update(self._bar, description=f"ranking for '{target}' by {estimator.name}")
+        self.progress.update(self._bar, description=f"ranking for '{target}' by {contestant.name}")
         try:
-            job = self.study.ranking_job(target, estimator)
-            datamodule = build_data(job.data)
-            ranking = build_selector(job).rank(seeded_model(job, datamodule), datamodule)
-            frame = ranking.to_pandas().assign(budget=ranking.budget)
+            job = self.study.ranking_job(target, contestant)
+            if self._target is None or self._target[0] != (target, contestant.data):
+                datamodule = build_data(job.data)
+                selector = build_selector(job, records=records.without_target(target))
+                self._target = (target, contestant.data), selector.target(seeded_model(job, datamodule), datamodule)
+            ranking = rank_sources(self._target[1], contestant.estimator)
+            frame = ranking.to_pandas().rename(columns={ranking.estimator: "estimate"})
+            details = ranking.details.get(ranking.estimator, {})
+            frame = frame.assign(score=frame["source"].map(ranking.scores()), budget=details.get("budget"))
         except Exception as error:  # one target that cannot be ranked must not end the run
             sources = self.study.candidates(target)[:-1]
-            frame = pd.DataFrame({"source": sources, "gap": math.nan, "status": "failed", "reason": _reason(error)})
+            frame = pd.DataFrame({
+                "source": sources,
+                "estimate": math.nan,
+                "status": "failed",
+                "reason": _reason(error),
+            })
+            frame = frame.assign(score=math.nan)
         self.progress.advance(self._bar)
-        return frame.assign(target=target, estimator=estimator.name, score=-frame["gap"])
+        return frame.assign(target=target, estimator=contestant.name)
 
     def _fine_tune(self, target: str, seed: int, source: str) -> Cell:
         job, digest = self.study.target_job(target, seed), ""

@@ -17,7 +17,7 @@ from pge_lightning.callbacks.phase import check_strategy, is_dev_run, logged_met
 from pge_lightning.collect import Collector
 from pge_lightning.collect.loss import LossFn
 from pge_lightning.distributed import agree, on_rank_zero
-from pge_lightning.encoder import EncoderSpec, encoder_state
+from pge_lightning.encoder import HEAD, EncoderSpec, encoder_state, linear_head
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
@@ -152,7 +152,8 @@ class PrincipalGradientCallback(Callback):
         try:
             state = encoder_state(pl_module, self.encoder)
             weights = {name: value for name, value in state.items() if name not in self._frozen}
-            self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite, self._extras)
+            extras = self._extras | self._head(pl_module)
+            self.source = self.library.register(self.name, weights, facts, self._files, self.overwrite, extras)
         except (PGEError, ValueError) as error:
             rank_zero_warn(f"Source '{self.name}' is trained, but could not be registered: {error}")
             return
@@ -220,6 +221,11 @@ class PrincipalGradientCallback(Callback):
         tensors = {KIND: self._summary.tensors()} if self._summary is not None else {}
         extras = {kind: self.library.put_extra(self.name, kind, values) for kind, values in tensors.items()}
         return extras, [self.library.put_signature(self.name, signature) for signature in self.signatures]
+
+    def _head(self, pl_module: "pl.LightningModule") -> dict[str, str]:
+        """The file of a head that is one linear layer, for scores of a source's predictions."""
+        head = linear_head(pl_module, self.encoder)
+        return {HEAD: self.library.put_extra(self.name, HEAD, head)} if head else {}
 
     def _metric(self, trainer: "pl.Trainer") -> dict[str, Any]:
         """The recorded metric, and all others that were logged."""

@@ -38,9 +38,7 @@ class UCR(ArrayDataModule):
 
     name: str
 
-    def __init__(
-        self, name: str, root: str, length: int | None = None, merge: bool = False, **options: Any
-    ) -> None:
+    def __init__(self, name: str, root: str, length: int | None = None, merge: bool = False, **options: Any) -> None:
         super().__init__(**options)
         if length is not None and length < 2:
             raise ValueError(f"Expected `length` to be at least 2, but got {length}.")

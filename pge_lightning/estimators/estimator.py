@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkabl
 from scipy import stats
 
 from pge_lightning.intervals import error_and_margin
+from pge_lightning.probe import Probe
 
 if TYPE_CHECKING:
     from pge_lightning.estimators.target import Target
 
-__all__ = ["NEEDS", "Estimate", "Estimates", "Estimator", "Need", "each", "of_replicates", "tied"]
+__all__ = ["NEEDS", "Estimate", "Estimates", "Estimator", "Need", "each", "of_replicates", "probes_of", "tied"]
 
 # What an estimator may ask for, in ascending order of what it costs to have.
 Need: TypeAlias = Literal["facts", "records", "inputs", "labels", "signatures", "summaries", "weights"]
@@ -46,6 +47,9 @@ Estimates: TypeAlias = Mapping[str, "Estimate | Exception"]
 class Estimator(Protocol):
     """Ranks sources: a class with these members, and a YAML file in the group ``selector``.
 
+    Where it compares signatures, an attribute ``probes`` lists the probes that sources must be collected with
+    (:func:`probes_of`).
+
     Attributes:
         name: The column in tables, such as ``"gap"``.
         higher_is_better: Whether a larger value promises more of a source.
@@ -54,16 +58,24 @@ class Estimator(Protocol):
     """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The column in tables."""
+        ...
 
     @property
-    def higher_is_better(self) -> bool: ...
+    def higher_is_better(self) -> bool:
+        """The direction."""
+        ...
 
     @property
-    def needs(self) -> frozenset[Need]: ...
+    def needs(self) -> frozenset[Need]:
+        """What it asks for."""
+        ...
 
     @property
-    def cost(self) -> str: ...
+    def cost(self) -> str:
+        """What a new target costs."""
+        ...
 
     def estimate(self, target: "Target", sources: Sequence[str]) -> Estimates:
         """Judge sources for a target.
@@ -76,6 +88,18 @@ class Estimator(Protocol):
             Source to its estimate, or to what went wrong with this source; every name has an entry.
         """
         ...
+
+
+def probes_of(estimator: Estimator) -> list[Probe]:
+    """The probes that sources must be collected with for an estimator.
+
+    Args:
+        estimator: Any estimator.
+
+    Returns:
+        Its ``probes``, each once; none where it compares no signatures.
+    """
+    return list(dict.fromkeys(getattr(estimator, "probes", ())))
 
 
 def of_replicates(values: Iterable[float]) -> Estimate:

@@ -1,0 +1,21 @@
+"""Estimators: everything that ranks the sources of a library for a target."""
+
+from pge_lightning.estimators.baselines import FactEstimator, RandomOrder
+from pge_lightning.estimators.combination import Combination
+from pge_lightning.estimators.estimator import Estimate, Estimator
+from pge_lightning.estimators.feature_score import FeatureScore
+from pge_lightning.estimators.gap import GapEstimator
+from pge_lightning.estimators.pipeline import Pipeline
+from pge_lightning.estimators.target import Target
+
+__all__ = [
+    "Combination",
+    "Estimate",
+    "Estimator",
+    "FactEstimator",
+    "FeatureScore",
+    "GapEstimator",
+    "Pipeline",
+    "RandomOrder",
+    "Target",
+]

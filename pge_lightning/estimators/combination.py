@@ -1,0 +1,164 @@
+"""Combination: estimators that see different things, added up as standardised votes."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, pstdev
+
+from pge_lightning.errors import PGEError
+from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of
+from pge_lightning.estimators.target import Target
+from pge_lightning.probe import Probe
+
+__all__ = ["Combination", "standardised"]
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The weighted sum of several estimators' standardised estimates; higher is better.
+
+    Each estimator's values are turned so that higher is better, centred, and divided by their spread over the sources.
+    An estimator that can say nothing of the target, such as a score of labels where there are none, is left out, and
+    the ranking says so. A source that one of the others cannot judge fails, and the rest is ranked as if it were not
+    there.
+
+    Args:
+        estimators: What to combine, by any names; null entries are left out.
+        weights: Weights by the same names; 1 where there is none.
+        name: The column in tables.
+
+    Raises:
+        ValueError: If there is nothing to combine, a weight is negative or not finite, or names nothing.
+    """
+
+    estimators: Mapping[str, Estimator | None]
+    weights: Mapping[str, float] = field(default_factory=dict)
+    name: str = "combined"
+    higher_is_better: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("Expected at least one of `estimators`, but got none.")
+        for name, weight in self.weights.items():
+            if name not in self.estimators:
+                raise ValueError(f"Expected `weights` for some of {list(self.estimators)}, but got one for {name!r}.")
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"Expected the weight of '{name}' to be at least 0 and finite, but got {weight}.")
+
+    @property
+    def members(self) -> dict[str, Estimator]:
+        """The estimators that take part."""
+        return {name: each for name, each in self.estimators.items() if each is not None}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What all of them need together."""
+        return frozenset().union(*(each.needs for each in self.members.values()))
+
+    @property
+    def cost(self) -> str:
+        """What each of them costs."""
+        return "; ".join(f"{each.name}: {each.cost}" for each in self.members.values())
+
+    @property
+    def probes(self) -> list[Probe]:
+        """Those of all of them."""
+        return [probe for each in self.members.values() for probe in probes_of(each)]
+
+    def estimate(self, target: Target, sources: Sequence[str]) -> Estimates:
+        """Ask all estimators and add up.
+
+        Args:
+            target: The target.
+            sources: Names of sources.
+
+        Returns:
+            Source to the sum, about 0 in the mean over the sources, or to what went wrong with it.
+
+        Raises:
+            PGEError: If no estimator can say anything.
+        """
+        votes: dict[str, Estimates] = {}
+        failed: dict[str, Exception] = {}
+        for name, member in self.members.items():
+            found = self._ask(member, target, [source for source in sources if source not in failed])
+            if found is not None:
+                votes[name] = found
+                failed |= {source: each for source, each in found.items() if isinstance(each, Exception)}
+        if not votes:
+            raise PGEError(f"Expected at least one estimator to judge the sources, but none could. {target.notes[-1]}")
+        left = [source for source in sources if source not in failed]
+        if failed and left:
+            votes = {name: self._anew(self.members[name], target, left) for name in votes}
+        return {**self._add_up(votes, left), **failed}
+
+    def _ask(self, member: Estimator, target: Target, sources: Sequence[str]) -> Estimates | None:
+        """One estimator's estimates, or nothing if it can judge none of the sources."""
+        try:
+            found = target.judge(member, sources)
+        except (PGEError, ValueError) as error:
+            target.notes.append(f"Left out {member.name}: {error}")
+            return None
+        if found and all(isinstance(each, Exception) for each in found.values()):
+            target.notes.append(f"Left out {member.name}: {next(iter(found.values()))}")
+            return None
+        return found
+
+    def _anew(self, member: Estimator, target: Target, left: Sequence[str]) -> Estimates:
+        """Estimates in whose making failed sources took no part."""
+        return target.judge(member, left, again="weights" not in member.needs)
+
+    def _add_up(self, votes: Mapping[str, Estimates], sources: Sequence[str]) -> dict[str, Estimate]:
+        totals, variances = dict.fromkeys(sources, 0.0), dict.fromkeys(sources, 0.0)
+        for name, found in votes.items():
+            weight = self.weights.get(name, 1.0)
+            sign = 1 if self.members[name].higher_is_better else -1
+            for source, (value, error) in standardised({source: found[source] for source in sources}).items():
+                totals[source] += weight * sign * value
+                variances[source] += (weight * error) ** 2
+        return {source: _estimate(totals[source], math.sqrt(variances[source])) for source in sources}
+
+
+def standardised(found: Estimates) -> dict[str, tuple[float, float]]:
+    """Values in units of their spread over sources, centred, with their standard errors.
+
+    Draws under the same conditions are centred draw by draw, so that the error is that of a source's place among the
+    others. Errors that are not known count as 0.
+
+    Args:
+        found: Source to its estimate.
+
+    Returns:
+        Source to value and error; all values are 0 where they do not differ.
+
+    Example:
+        >>> found = standardised({"near": Estimate(1.0), "far": Estimate(3.0)})
+        >>> found
+        {'near': (-1.0, 0.0), 'far': (1.0, 0.0)}
+    """
+    estimates = {name: each for name, each in found.items() if isinstance(each, Estimate)}
+    values = [each.value for each in estimates.values()]
+    if not values:
+        return {}
+    mean, spread = fmean(values), pstdev(values)
+    draws = {len(each.replicates) for each in estimates.values()}
+    shared = draws.pop() if len(draws) == 1 else 0
+    middle = (
+        [fmean(column) for column in zip(*(each.replicates for each in estimates.values()), strict=True)]
+        if shared
+        else []
+    )
+    scale = spread or math.inf
+    return {name: ((each.value - mean) / scale, _error(each, middle) / scale) for name, each in estimates.items()}
+
+
+def _error(estimate: Estimate, middle: Sequence[float]) -> float:
+    if len(middle) > 1:
+        centred = [draw - centre for draw, centre in zip(estimate.replicates, middle, strict=True)]
+        return pstdev(centred) / math.sqrt(len(centred) - 1)
+    return 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
+
+
+def _estimate(value: float, error: float) -> Estimate:
+    margin = 1.96 * error
+    return Estimate(value, error, value - margin, value + margin) if error else Estimate(value)

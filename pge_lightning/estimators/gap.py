@@ -1,0 +1,165 @@
+"""The gap as an estimator: one signature of the target, and no source is opened."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from pge_lightning.errors import PGEError
+from pge_lightning.estimators.estimator import Estimate, Estimates, Need
+from pge_lightning.estimators.target import Target
+from pge_lightning.functional.gap import KINDS, Kind, gaps_by_unit, spread_weights
+from pge_lightning.gap import Gap, compare, gap_of
+from pge_lightning.noise_floor import collect_halves
+from pge_lightning.probe import Probe
+from pge_lightning.signature import Signature
+from pge_lightning.source import Source
+
+__all__ = ["GapEstimator", "gaps", "signature_of"]
+
+
+@dataclass(frozen=True)
+class GapEstimator:
+    """Sources by the gap of their principal gradients to the target's; lower is closer, in [0, 2].
+
+    Args:
+        probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
+        kind: The formula: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
+        weigh: Whether each unit of a kernelwise or layerwise gap has an equal say in the ranking, by the inverse of its
+            spread over the sources; takes three sources. Such gaps are to be compared within one ranking only.
+        budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
+            sources hold.
+        floor: Whether to measure the noise floor, which costs two more collections.
+        name: The column in tables.
+
+    Raises:
+        ValueError: If `kind` or the probe's name is unknown.
+    """
+
+    probe: Probe | str = "default"
+    kind: Kind = "kernelwise"
+    weigh: bool = True
+    budget: int | None = None
+    floor: bool = False
+    name: str = "gap"
+    higher_is_better: bool = field(default=False, init=False)
+    needs: frozenset[Need] = field(default=frozenset({"inputs", "labels", "signatures"}), init=False)
+    cost: str = field(default="one collection for the target, whatever the number of sources", init=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {self.kind!r}.")
+        object.__setattr__(self, "probe", Probe.of(self.probe))
+
+    @property
+    def probes(self) -> list[Probe]:
+        """Its probe."""
+        return [Probe.of(self.probe)]
+
+    def estimate(self, target: Target, sources: Sequence[str]) -> Estimates:
+        """Compare the target with sources.
+
+        Args:
+            target: The target.
+            sources: Names of sources.
+
+        Returns:
+            Source to its gap, or to the reason why it does not compare.
+
+        Raises:
+            PGEError: If the target's signature cannot be collected.
+        """
+        probe = Probe.of(self.probe)
+        collector = target.collector(probe)
+        if self.budget is not None and probe.budgets and self.budget not in collector.budgets:
+            raise PGEError(
+                f"Expected `budget` to be a rung that the target fills, one of {collector.budgets}, "
+                f"but got {self.budget}."
+            )
+        signature = target.signature(probe, self.budget)
+        halves = collect_halves(collector) if self.floor else None
+
+        def compare_all() -> tuple[Estimates, Gap | None, bool]:
+            return gaps(signature, {name: target.sources[name] for name in sources}, self.kind, halves, self.weigh)
+
+        found, floor, weighed = target.alone(compare_all)
+        details = {"kind": self.kind, "weighed": weighed, "probe": probe.name, "budget": signature.budget}
+        target.details[self.name] = {**details, "noise_floor": floor and floor.value}
+        if floor is not None:
+            text = f"{floor.value:.3f} ± {floor.standard_error:.3f}"
+            target.notes.append(f"Noise floor of {self.name} at {floor.budget} samples: {text}.")
+        return found
+
+
+def gaps(
+    target: Signature,
+    sources: Mapping[str, Source | Exception],
+    kind: Kind = "kernelwise",
+    halves: tuple[Signature, Signature] | None = None,
+    weigh: bool = True,
+) -> tuple[dict[str, Estimate | Exception], Gap | None, bool]:
+    """Compare a signature with those of all sources; whatever is wrong with one of them takes the place of its gap.
+
+    Args:
+        target: The target's signature.
+        sources: Name to the opened source, or to what went wrong in opening it.
+        kind: The formula of the gap.
+        halves: Signatures of two halves of the target's data, whose gap is the noise floor.
+        weigh: Whether units count by the inverse of their spread over the sources
+            (:func:`~pge_lightning.functional.spread_weights`), which takes three sources.
+
+    Returns:
+        Name to gap or error, the noise floor if there are halves, and whether units were weighed.
+    """
+    # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
+    measured = {name: _measure(sources[name], target, kind) for name in sorted(sources)}
+    tables = [table for table in measured.values() if isinstance(table, Tensor)]
+    weights = spread_weights(torch.stack(tables)) if weigh and len(tables) > 2 else None
+    found = {
+        name: table if isinstance(table, Exception) else _estimate(_weigh(table, weights, target, kind))
+        for name, table in measured.items()
+    }
+    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
+    return found, floor, weights is not None
+
+
+def _estimate(gap: Gap) -> Estimate:
+    return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
+
+
+def _measure(source: Source | Exception, target: Signature, kind: Kind) -> Tensor | Gap | Exception:
+    """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
+    if isinstance(source, Exception):
+        return source
+    try:
+        return _compare(signature_of(source, target), target, kind)
+    except (PGEError, ValueError, OSError) as error:
+        return error
+
+
+def _compare(source: Signature, target: Signature, kind: Kind) -> Tensor | Gap:
+    if kind in ("kernelwise", "layerwise") and target.probe.paired:
+        source.check_comparable(target)
+        return gaps_by_unit(source.units, target.units, kind)
+    return compare(source, target, kind)
+
+
+def signature_of(source: Source, target: Signature) -> Signature:
+    """The source's signature of the target's probe and rung."""
+    entry = source.find(target.probe.recipe, target.fingerprint["budget"])
+    if entry is None:
+        held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
+        raise PGEError(
+            f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
+            f"{', '.join(held) or 'none'}. Collect it with this probe."
+        )
+    return source.load_signature(entry)
+
+
+def _weigh(found: Tensor | Gap, weights: Tensor | None, target: Signature, kind: Kind) -> Gap:
+    """The gap from a table of units, by the weights where there are any."""
+    if isinstance(found, Gap):
+        return found
+    values = found.mean(dim=1) if weights is None else found @ weights
+    return gap_of(values.tolist(), kind, target.budget)

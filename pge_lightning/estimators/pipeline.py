@@ -1,0 +1,129 @@
+"""Pipeline: a cheap estimator decides which sources are worth opening, a better one ranks these."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pge_lightning.errors import PGEError
+from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of, tied
+from pge_lightning.estimators.target import Target
+from pge_lightning.probe import Probe
+
+__all__ = ["Pipeline"]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Rank all sources by one estimator, and the best of them by another one; higher is better.
+
+    Sources that the second estimator is not asked about stand below those it has judged, in the order of the first.
+
+    Args:
+        first: Ranks all sources; should open none.
+        then: Ranks the shortlist.
+        shortlist: How many sources that is: a number; a fraction of all sources, below 1 (rounded down, but one at
+            least); or ``"ties"``, those that the first estimator cannot tell from its best one.
+        most: Most sources on the shortlist, where it is of ties.
+        name: The column in tables.
+
+    Raises:
+        ValueError: If `shortlist` or `most` is out of range.
+    """
+
+    first: Estimator
+    then: Estimator
+    shortlist: float | Literal["ties"] = 0.3
+    most: int | None = None
+    name: str = "combined"
+    higher_is_better: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        size = self.shortlist
+        if size != "ties" and (isinstance(size, str) or not (0 < size < 1 or (size >= 1 and size == int(size)))):
+            raise ValueError(
+                f"Expected `shortlist` to be 'ties', a whole number, or a fraction between 0 and 1, but got {size!r}."
+            )
+        if self.most is not None and self.most < 1:
+            raise ValueError(f"Expected `most` to be at least 1, but got {self.most}.")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What both need together."""
+        return self.first.needs | self.then.needs
+
+    @property
+    def cost(self) -> str:
+        """What both cost."""
+        return f"{self.first.cost}; on the shortlist, {self.then.cost}"
+
+    @property
+    def probes(self) -> list[Probe]:
+        """Those of both."""
+        return [*probes_of(self.first), *probes_of(self.then)]
+
+    def estimate(self, target: Target, sources: Sequence[str]) -> Estimates:
+        """Make a shortlist and rank it.
+
+        Args:
+            target: The target.
+            sources: Names of sources.
+
+        Returns:
+            Source to its estimate, or to what went wrong with it. One that fails on the shortlist makes room for the
+            next.
+
+        Raises:
+            PGEError: If no source can be judged.
+        """
+        first = target.judge(self.first, sources)
+        order = _ordered(first, self.first)
+        if not order:
+            raise PGEError(_none(first))
+        size = self._size(first, order)
+        judged: dict[str, Estimate | Exception] = {}
+        waiting = list(order)
+        while waiting and (room := size - sum(isinstance(each, Estimate) for each in judged.values())) > 0:
+            asked = [*(name for name, each in judged.items() if isinstance(each, Estimate)), *waiting[:room]]
+            judged |= target.judge(self.then, asked, again=True)
+            waiting = waiting[room:]
+        failed = {name: each for name, each in {**first, **judged}.items() if isinstance(each, Exception)}
+        best = {name: self._turned(each) for name, each in judged.items() if isinstance(each, Estimate)}
+        if best:
+            target.notes.append(f"Opened {len(judged)} of {len(sources)} sources: {', '.join(judged)}.")
+        target.unopened = {*waiting}
+        bottom = min((each.value for each in best.values()), default=0.0)
+        rest = {name: Estimate(bottom - 1.0 - place) for place, name in enumerate(waiting)}
+        return {**best, **rest, **failed}
+
+    def _turned(self, estimate: Estimate) -> Estimate:
+        """An estimate in this estimator's direction."""
+        if self.then.higher_is_better:
+            return estimate
+        draws = tuple(-draw for draw in estimate.replicates)
+        return replace(estimate, value=-estimate.value, low=-estimate.high, high=-estimate.low, replicates=draws)
+
+    def _size(self, first: Estimates, order: Sequence[str]) -> int:
+        if self.shortlist == "ties":
+            best = first[order[0]]
+            near = [name for name in order if isinstance(best, Estimate) and _told(first[name], best)]
+            return min(len(near), self.most or len(near))
+        if self.shortlist >= 1:
+            return min(int(self.shortlist), len(order))
+        return max(1, math.floor(self.shortlist * len(order) + 1e-9))
+
+
+def _told(each: Estimate | Exception, best: Estimate) -> bool:
+    return isinstance(each, Estimate) and (each is best or tied(each, best))
+
+
+def _ordered(found: Estimates, estimator: Estimator) -> list[str]:
+    """Names, the most promising first."""
+    sign = -1 if estimator.higher_is_better else 1
+    values = {name: sign * each.value for name, each in found.items() if isinstance(each, Estimate)}
+    return sorted(values, key=lambda name: (values[name], name))
+
+
+def _none(found: Estimates) -> str:
+    reasons = "; ".join(f"{name}: {error}" for name, error in list(found.items())[:3])
+    return f"Expected at least one source that compares, but all {len(found)} failed. {reasons}"

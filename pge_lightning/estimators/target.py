@@ -1,0 +1,301 @@
+"""Target: what estimators may ask about a target and a library, each thing computed once and shared by all."""
+
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from rich.console import Console
+from torch import nn
+from torch.utils.data import DataLoader
+
+from pge_lightning.collect import Collector
+from pge_lightning.collect.loss import LossFn
+from pge_lightning.collect.starts import shape_of
+from pge_lightning.distributed import agree, on_rank_zero
+from pge_lightning.encoder import EncoderSpec
+from pge_lightning.encoder_features import FeaturesFn
+from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator
+from pge_lightning.estimators.features import Extractor, Features
+from pge_lightning.isolation import isolated_randomness, plain
+from pge_lightning.library import Library
+from pge_lightning.probe import Probe
+from pge_lightning.restart import Factory
+from pge_lightning.signature import Signature
+from pge_lightning.source import Source
+
+if TYPE_CHECKING:
+    from pge_lightning.records import Records
+
+__all__ = ["Data", "Target", "attempt"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+Data: TypeAlias = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
+
+
+class Target:
+    """A data set to be fine-tuned on, the model to be fine-tuned, and the library to choose from.
+
+    Estimators take from here what they need. Nothing is computed before it is asked for, and nothing twice.
+
+    Args:
+        model: The model to be fine-tuned; only copies of it are touched.
+        data: The target: a data module, a loader, or an iterable of batches.
+        library: The library.
+        name: What the target is called in the library's records, if it has a name.
+        encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
+            longest set of units that agrees in names and shapes between the model and the sources.
+        loss_fn: Takes a copy of the model and a batch and returns a scalar loss; by default the LightningModule's own
+            ``training_step`` gives it.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        features: Takes a copy of the model and a batch and returns features ``[batch, d]``; by default those that
+            leave the encoder.
+        samples: Most target samples that features are computed for.
+        exclude: Names of sources to leave out.
+        records: Finished fine-tunings to learn from; by default those of the library.
+        device: Where copies run; by default where the model is.
+        cache: Whether the target's signatures are kept in the library, and taken from there when they fit.
+        verbose: Whether to show progress.
+        **context: Further arguments of :class:`~pge_lightning.collect.Collector`. With ``distributed=True`` all
+            processes of the default group take part; rank zero reads the library.
+
+    Attributes:
+        sources: Name to the opened source, or to what went wrong in opening it; on rank zero only.
+        names: Names of the sources that could be opened.
+        failures: Name of a source that could not be opened to the reason.
+        columns: Estimator to its estimates, as far as there are any.
+        details: Estimator to what it says of its own work, in JSON types.
+        notes: What a reader of the ranking should know, in sentences.
+        unopened: Sources that did not make it to a shortlist.
+
+    Raises:
+        PGEError: If there are no sources, or it is ambiguous which units are the encoder.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        library: Library,
+        *,
+        name: str | None = None,
+        encoder: EncoderSpec = None,
+        loss_fn: LossFn | None = None,
+        factory: Factory | None = None,
+        features: FeaturesFn | None = None,
+        samples: int = 5000,
+        exclude: Collection[str] = (),
+        records: "Records | None" = None,
+        device: torch.device | str | None = None,
+        cache: bool = True,
+        verbose: bool = False,
+        **context: Any,
+    ) -> None:
+        self.model, self.library, self.name, self.cache, self.verbose = model, library, name, cache, verbose
+        self.distributed = bool(context.get("distributed"))
+        self.features_fn, self.samples, self._records = features, samples, records
+        self.sources: dict[str, Source | Exception] = {}
+        self.alone(lambda: self.sources.update(_open_sources(library, exclude)))
+        opened = self.alone(lambda: {name: _reason(source) for name, source in self.sources.items()})
+        self.names = [name for name, reason in opened.items() if not reason]
+        self.failures = {name: reason for name, reason in opened.items() if reason}
+        self._loader, datamodule = agree(lambda: _training_data(data), self.distributed)
+        units = self.alone(lambda: self._agreeing_units() if encoder is None else None)
+        self.encoder: EncoderSpec = encoder if units is None else lambda _: units
+        common = {"loss_fn": loss_fn, "factory": factory, "device": device, "datamodule": datamodule}
+        self.options: dict[str, Any] = {**common, "encoder": self.encoder, "progress": verbose, **context}
+        self.columns: dict[str, dict[str, Estimate | Exception]] = {}
+        self.details: dict[str, dict[str, Any]] = {}
+        self.notes: list[str] = []
+        self.unopened: set[str] = set()
+        self._judged: list[tuple[Estimator, dict[str, Estimate | Exception]]] = []
+        self._collectors: dict[Probe, Collector] = {}
+        self._signatures: dict[tuple[Probe, int], Signature] = {}
+
+    def alone(self, work: Callable[[], T]) -> T:
+        """Do a piece of work on rank zero only; its result, or its error, reaches every process.
+
+        Args:
+            work: What to do; its result must be picklable where there are several processes.
+
+        Returns:
+            Its result.
+        """
+        return on_rank_zero(work, self.distributed)
+
+    def judge(self, estimator: Estimator, sources: Sequence[str], again: bool = False) -> Estimates:
+        """Ask an estimator about sources, unless it was asked before.
+
+        Args:
+            estimator: The estimator.
+            sources: Names of sources that could be opened.
+            again: Whether to ask anew: for an estimator that judges sources in the light of each other.
+
+        Returns:
+            Source to its estimate, or to what went wrong with this source.
+        """
+        known = next((found for other, found in self._judged if other == estimator), {})
+        if not known:
+            self._judged.append((estimator, known))
+        self.columns[estimator.name] = known
+        if left := [name for name in sources if again or name not in known]:
+            known.update(estimator.estimate(self, left))
+        return {name: known[name] for name in sources}
+
+    def collector(self, probe: Probe) -> Collector:
+        """What collects this target's signatures of one probe, its samples read and all checks done.
+
+        Args:
+            probe: The probe.
+
+        Returns:
+            The collector.
+        """
+        if probe not in self._collectors:
+            self._collectors[probe] = Collector(self.model, self._loader, **{**self.options, "probe": probe})
+        return self._collectors[probe]
+
+    def budget(self, probe: Probe) -> int:
+        """The largest rung that the target fills and all readable sources hold.
+
+        Args:
+            probe: The probe.
+
+        Returns:
+            Samples per restart.
+        """
+        collector = self.collector(probe)
+        rungs, shapes = collector.budgets, collector.starts.shapes
+
+        def choose() -> int:
+            opened = [source for source in self.sources.values() if isinstance(source, Source)]
+            agreed = (rung for rung in reversed(rungs) if all(_agrees(each, probe, rung, shapes) for each in opened))
+            return next(agreed, rungs[-1]) if probe.budgets else rungs[-1]
+
+        return self.alone(choose)
+
+    def signature(self, probe: Probe, budget: int | None = None) -> Signature:
+        """The target's signature: a stored one whose fingerprint fits, or else a fresh one, which is then stored.
+
+        Args:
+            probe: The probe.
+            budget: Rung of its ladder; by default as :meth:`budget` says.
+
+        Returns:
+            The signature.
+        """
+        rung = self.budget(probe) if budget is None else budget
+        if (probe, rung) not in self._signatures:
+            self._signatures[probe, rung] = self._signature(self.collector(probe), rung)
+        return self._signatures[probe, rung]
+
+    def features(self, source: str | None, draw: int = 0) -> Features:
+        """What a source's encoder makes of the target's samples; on rank zero only.
+
+        Args:
+            source: Name of the source; ``None`` for a re-initialised encoder.
+            draw: Which re-initialisation.
+
+        Returns:
+            Features and labels.
+        """
+        return self._extractor(source, draw)
+
+    def prepare_features(self) -> None:
+        """Read the target's samples; every process must call this before rank zero asks for features."""
+        _ = self._extractor
+
+    @cached_property
+    def records(self) -> "Records":
+        """Finished fine-tunings of other times; on rank zero only."""
+        return self.library.records() if self._records is None else self._records
+
+    @cached_property
+    def _extractor(self) -> Extractor:
+        return Extractor(self.model, self._loader, self.sources, self.samples, self.features_fn, self.options)
+
+    def _signature(self, collector: Collector, budget: int) -> Signature:
+        if not self.cache or collector.distributed:
+            return collector.collect(budget)
+        key = f"{collector.probe.name}-{budget}-{collector.data}-{collector.task}"
+        stored = self.library.get_target(key)
+        if stored is not None and collector.fits(stored, budget):
+            return stored
+        fresh = collector.collect(budget)
+        try:
+            self.library.put_target(key, fresh)
+        except ArtifactError as error:
+            rank_zero_warn(f"The target's signature is not kept for later: {error}")
+        return fresh
+
+    def _agreeing_units(self) -> frozenset[str] | None:
+        """The longest set of units of a source that the model has too, name by name and shape by shape."""
+        own = {name: shape_of(unit) for name, unit in plain(self.model).named_parameters()}
+        found = set()
+        for source in [source for source in self.sources.values() if isinstance(source, Source)]:
+            stored = attempt(source.load_signature, source.signatures[0]) if source.signatures else None
+            shapes = stored.fingerprint["shapes"] if isinstance(stored, Signature) else {}
+            if shapes and all(own.get(name, 0) in (None, shape) for name, shape in shapes.items()):
+                found.add(frozenset(shapes))
+        longest = [units for units in found if len(units) == max(map(len, found))]
+        if not longest:
+            return None
+        if len(longest) > 1:
+            raise PGEError(
+                f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
+                "Name the transferred part with `encoder=`."
+            )
+        if self.verbose:
+            Console().print(f"Encoder: the {len(longest[0])} units that agree with the sources in name and shape.")
+        return longest[0]
+
+
+def attempt(action: Callable[[S], T], of: S) -> T | Exception:
+    """The result of an action on one source, or the reason why there is none."""
+    try:
+        return action(of)
+    except (PGEError, ValueError, OSError) as error:
+        return error
+
+
+def _reason(source: Source | Exception) -> str:
+    return str(source) if isinstance(source, Exception) else ""
+
+
+def _open_sources(library: Library, exclude: Collection[str]) -> dict[str, Source | Exception]:
+    names = [name for name in library.names() if name not in exclude]
+    if not names:
+        beside = f" beside the excluded {sorted(exclude)}" if exclude else ""
+        raise PGEError(
+            f"Expected sources in the library '{library.root}', but there are none{beside}. "
+            "Train one with PrincipalGradientCallback."
+        )
+    return {name: attempt(library.open, name) for name in names}
+
+
+def _agrees(source: Source, probe: Probe, rung: int, shapes: Mapping[str, list[int]]) -> bool:
+    """Whether a source holds a rung; one that could not be compared at any other rung either has no say."""
+    entries = [entry for entry in source.signatures if entry.recipe == probe.recipe]
+    if rung in {entry.budget for entry in entries}:
+        return True
+    stored = (attempt(source.load_signature, entry) for entry in entries)
+    return not any(
+        isinstance(signature, Signature) and signature.fingerprint["shapes"] == shapes for signature in stored
+    )
+
+
+def _training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
+    """The training loader, and the data module it came from; the user's own data module is not set up."""
+    if not isinstance(data, pl.LightningDataModule):
+        return data, None
+    with isolated_randomness():
+        # Shared, not copied: a Trainer that used the data module before holds models, loggers and locks.
+        datamodule = copy.deepcopy(data, {id(data.trainer): data.trainer})
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        return datamodule.train_dataloader(), datamodule
