@@ -17,6 +17,8 @@ from torch import Tensor
 from pge_lightning import artifact
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.probe import is_name
+from pge_lightning.record import Record
+from pge_lightning.records import RecordFolder, Records
 from pge_lightning.signature import Signature
 from pge_lightning.source import (
     COMMIT,
@@ -34,7 +36,7 @@ from pge_lightning.source import (
 __all__ = ["Library"]
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_TARGETS = ".targets"
+_TARGETS, _RECORDS = ".targets", ".records"
 
 
 class Library:
@@ -61,6 +63,7 @@ class Library:
     def __init__(self, root: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
         self._fs, path = url_to_fs(os.fspath(root), **dict(storage_options or {}))
         self.root: str = path.rstrip("/") or "/"
+        self._records = RecordFolder(self._fs, f"{self.root.rstrip('/')}/{_RECORDS}")
 
     def check_writable(self) -> None:
         """Write and remove a small file, so that a run learns before its work whether it can store the result.
@@ -147,26 +150,26 @@ class Library:
         return self._folder(name).load(file, digest_of(file), artifact.decode_signature)
 
     def put_target(self, key: str, signature: Signature) -> None:
-        """Keep a target's signature beside the sources, for :meth:`get_target`.
-
-        Args:
-            key: What to find it by, fit for a file's name.
-            signature: The signature.
-        """
+        """Keep a target's signature beside the sources, under a key that is fit for a file's name."""
         artifact.write_bytes(self._fs, self._target(key), artifact.encode_signature(signature))
 
     def get_target(self, key: str) -> Signature | None:
-        """Look for the kept signature of a target.
-
-        Args:
-            key: What it was kept under.
-
-        Returns:
-            The signature, or ``None`` if there is none that can be read.
-        """
+        """Look for the kept signature of a target; ``None`` if there is none that can be read."""
         with suppress(ArtifactError):
             return artifact.decode_signature(artifact.read_bytes(self._fs, self._target(key)))
         return None
+
+    def add_record(self, record: Record) -> None:
+        """Keep what came of a fine-tuning; a record that is there already is not kept twice."""
+        self._records.write([record])
+
+    def records(self) -> Records:
+        """Read what came of fine-tunings, the oldest first; a damaged record is left out with a warning."""
+        return self._records.read()
+
+    def import_records(self, path: str | os.PathLike[str]) -> int:
+        """Keep the records of a table (:meth:`Records.from_csv`), all or none, and tell how many are new."""
+        return self._records.write(Records.from_csv(path))
 
     def register(
         self,
