@@ -1,8 +1,7 @@
-"""Rankings: order, ties, lines that failed, the table and the frame, the noise floor."""
+"""Rankings: order, ties, lines that failed, the table and the frame."""
 
 import dataclasses
 import json
-import math
 import shutil
 
 import pandas as pd
@@ -12,13 +11,13 @@ from rich.console import Console
 
 from pge_lightning.collect import Collector
 from pge_lightning.encoder import encoder_state
-from pge_lightning.errors import ArtifactError, PGEError
-from pge_lightning.functional import gaps_by_unit, spread_weights
-from pge_lightning.gap import KINDS, compare, tied
+from pge_lightning.errors import PGEError
+from pge_lightning.estimators import Estimate, FactEstimator, GapEstimator, Target
+from pge_lightning.estimators.estimator import tied
+from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library
-from pge_lightning.rank import Ranking, noise_floor, rank_sources
-from pge_lightning.samples.pool import draw
-from trainer_helpers import LADDER, TINY, Net, add_source, failing, make_loader, plain_loss
+from pge_lightning.rank import RankedSource, Ranking, rank_sources, ranking_of
+from trainer_helpers import LADDER, Net, add_source, failing, make_loader, plain_loss
 
 # Three restarts of three steps cannot tell small data sets apart.
 STEADY = dataclasses.replace(LADDER, restarts=8, steps=10)
@@ -27,11 +26,13 @@ NAMES = ["a-far", "near", "z-far"]
 TARGET_SEED = 1
 
 
-@pytest.fixture(scope="module")
-def target():
-    """The target's signature; its data are those of the source 'near', with fewer samples."""
-    collector = Collector(Net(), make_loader(TARGET_SEED, 64), probe=STEADY, loss_fn=plain_loss, encoder="encoder")
-    return collector.collect(64)
+def about(library, samples=64):
+    """The target; its data are those of the source 'near', with fewer samples."""
+    return Target(Net(), make_loader(TARGET_SEED, samples), library, encoder="encoder", loss_fn=plain_loss)
+
+
+def ranked(library, samples=64, **options):
+    return rank_sources(about(library, samples), GapEstimator(STEADY, **options))
 
 
 @pytest.fixture(scope="module")
@@ -39,22 +40,13 @@ def collected(tmp_path_factory):
     folder = tmp_path_factory.mktemp("library")
     for name, seed in zip(NAMES, (11, TARGET_SEED, 12), strict=True):
         add_source(folder, name, seed=seed, budgets=(64,), probe=STEADY)
+    ranked(Library(folder))  # so that the target's signature is there
     return folder
 
 
 @pytest.fixture
 def library(collected, tmp_path):
     return Library(shutil.copytree(collected, tmp_path, dirs_exist_ok=True))
-
-
-def opened(library):
-    found = {}
-    for name in library.names():
-        try:
-            found[name] = library.open(name)
-        except ArtifactError as error:
-            found[name] = error
-    return found
 
 
 def text_of(ranking, width=200):
@@ -64,50 +56,87 @@ def text_of(ranking, width=200):
     return capture.get()
 
 
-def test_sources_stand_in_the_order_of_their_gaps(library, target):
-    ranking = rank_sources(target, opened(library), weigh=False)
-    assert not ranking.weighed
-    values = [line.gap.value for line in ranking.sources]
+def test_sources_stand_in_the_order_of_their_estimates(library):
+    target = about(library)
+    ranking = rank_sources(target, GapEstimator(STEADY, weigh=False))
+    values = [line.estimate.value for line in ranking.sources]
     assert values == sorted(values)
     assert ranking.best.name == "near"
     assert {line.status for line in ranking.sources} == {"ok"}
-    assert (ranking.probe, ranking.budget, ranking.noise_floor) == ("ladder", 64, None)
-    assert ranking.kind == ranking.best.gap.kind
+    assert (ranking.estimator, ranking.higher_is_better) == ("gap", False)
+    assert ranking.details == {
+        "gap": {"kind": "kernelwise", "weighed": False, "probe": "ladder", "budget": 64, "noise_floor": None}
+    }
     for line in ranking.sources:
         source = library.open(line.name)
-        assert line.gap == compare(source.load_signature(source.signatures[0]), target)
+        gap = compare(source.load_signature(source.signatures[0]), target.signature(STEADY))
+        assert line.estimate == Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
         assert line.facts == source.facts
 
 
+def test_where_higher_is_better_the_largest_stands_on_top(library):
+    ranking = rank_sources(about(library), FactEstimator("source_metric"))
+    assert [(line.name, line.estimate.value) for line in ranking.sources] == [
+        ("z-far", pytest.approx(0.62)),
+        ("a-far", pytest.approx(0.61)),
+        ("near", pytest.approx(0.51)),
+    ]
+    assert ranking.scores() == {line.name: line.estimate.value for line in ranking.sources}
+    assert "larger is better" in text_of(ranking)
+
+
+def test_scores_are_higher_for_better_sources(library):
+    ranking = ranked(library)
+    assert ranking.scores() == {line.name: -line.estimate.value for line in ranking.sources}
+    assert list(ranking.scores()) == [line.name for line in ranking.sources]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_order_does_not_depend_on_that_of_the_library(kind, library, target):
-    sources = opened(library)
-    forth = rank_sources(target, sources, kind)
-    back = rank_sources(target, dict(reversed(sources.items())), kind)
-    assert forth == back
-    assert forth.kind == forth.best.gap.kind == kind
+def test_the_order_does_not_depend_on_that_of_the_lines(kind, library):
+    forth = ranked(library, kind=kind)
+    lines = [dataclasses.replace(line, tied=False) for line in forth.sources]
+    assert ranking_of(reversed(lines), "gap", False, forth.details) == forth
+    assert forth.details["gap"]["kind"] == kind
 
 
-def test_equal_gaps_stand_in_the_order_of_names(tmp_path, target):
+def test_equal_estimates_stand_in_the_order_of_names(tmp_path):
     for name in ("b", "a", "c"):
         add_source(tmp_path, name, seed=11, budgets=(64,), probe=STEADY)
-    ranking = rank_sources(target, opened(Library(tmp_path)))
+    ranking = ranked(Library(tmp_path))
     assert [line.name for line in ranking.sources] == ["a", "b", "c"]
     assert ranking.ties == ["b", "c"]
     assert not ranking.best.tied
 
 
-def test_ties_come_from_paired_differences(library, target):
-    ranking = rank_sources(target, opened(library))
+def test_ties_come_from_paired_differences(library):
+    ranking = ranked(library)
     best, *others = ranking.sources
-    assert [line.tied for line in others] == [tied(line.gap, best.gap) for line in others]
+    assert [line.tied for line in others] == [tied(line.estimate, best.estimate) for line in others]
     assert ranking.ties == [line.name for line in others if line.tied]
     # A target that equals one source in every restart leaves no doubt about sources that are far in every restart.
-    source = library.open("near")
-    own = source.load_signature(source.signatures[0])
-    certain = rank_sources(own, opened(library))
-    assert certain.best.gap.value == pytest.approx(0, abs=1e-6)
+    certain = ranked(library, samples=128)
+    assert certain.best.estimate.value == pytest.approx(0, abs=1e-6)
     assert certain.ties == []
+
+
+def _line(name, value, error=0.0, status="ok"):
+    return RankedSource(name, status, estimate=Estimate(value, error))
+
+
+def test_a_source_that_was_not_opened_is_tied_with_none():
+    ranking = ranking_of([_line("a", 1.0, 0.5), _line("b", 0.9, 0.5), _line("c", 0.8, 0.5, "not opened")], "x", True)
+    assert ranking.ties == ["b"]
+    assert "not opened" in text_of(ranking)
+
+
+def test_without_the_best_source_ties_are_those_with_the_next():
+    ranking = ranking_of([_line("a", 2.0), _line("b", 0.9, 0.1), _line("c", 0.8, 0.1)], "x", True, {"x": {"n": 1}}, "n")
+    assert ranking.ties == []
+    left = ranking.without("a", "its weights are damaged")
+    assert [line.name for line in left.sources] == ["b", "c", "a"]
+    assert left.ties == ["c"]
+    assert failing(left.sources[-1], "^its weights are damaged$")
+    assert (left.details, left.notes, left.estimator, left.higher_is_better) == ({"x": {"n": 1}}, ("n",), "x", True)
 
 
 def _each_file(library, name):
@@ -191,12 +220,12 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
-def test_a_source_that_cannot_be_compared_fails_alone(kind, library, target):
-    sound = rank_sources(target, opened(library))
+def test_a_source_that_cannot_be_compared_fails_alone(kind, library):
+    sound = ranked(library)
     add_source(library.root, "broken", seed=TARGET_SEED, budgets=(64,), probe=STEADY)
     damage, reason = DAMAGES[kind]
     damage(library, "broken")
-    ranking = rank_sources(target, opened(library))
+    ranking = ranked(library)
     assert ranking.sources[:-1] == sound.sources
     assert ranking.sources[-1].name == "broken"
     assert failing(ranking.sources[-1], reason), ranking.sources[-1].reason
@@ -205,146 +234,141 @@ def test_a_source_that_cannot_be_compared_fails_alone(kind, library, target):
     assert ranking.to_pandas()["status"].tolist() == ["ok", "ok", "ok", "failed"]
 
 
-@pytest.mark.parametrize("kind", ["kernelwise", "layerwise"])
-def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, target):
-    signatures = {}
-    for name in library.names():
-        source = library.open(name)
-        signatures[name] = source.load_signature(source.signatures[0])
-    gaps = torch.stack([gaps_by_unit(signature.units, target.units, kind) for signature in signatures.values()])
-    means = gaps.mean(dim=1)
-    standardised = ((means - means.mean(dim=0)) / means.std(dim=0)).mean(dim=1)
-    ranking = rank_sources(target, opened(library), kind, halves=(target, target))
-    names = [name for _, name in sorted(zip(standardised.tolist(), signatures, strict=True))]
-    assert [line.name for line in ranking.sources] == names
-    assert ranking.weighed
-    assert not ranking.noise_floor.value
-    weights = spread_weights(gaps)
-    for line in ranking.sources:
-        expected = gaps[list(signatures).index(line.name)] @ weights
-        assert line.gap.per_restart == pytest.approx(expected.tolist(), rel=1e-12)
-
-
-def test_two_sources_are_too_few_to_weigh(library, target):
-    pair = dict(list(opened(library).items())[:2])
-    assert rank_sources(target, pair) == rank_sources(target, pair, weigh=False)
-
-
-def test_a_gradient_of_length_zero_never_stops_the_ranking(library, target):
-    sound = rank_sources(target, opened(library), "unit")
-    _zero(library, "a-far")
-    ranking = rank_sources(target, opened(library), "unit")
-    assert [line for line in ranking.sources if line.name != "a-far"] == [
-        line for line in sound.sources if line.name != "a-far"
-    ]
-    assert failing(ranking.sources[-1], "zero")
-
-
-def test_if_every_source_failed_there_is_no_best_one(library, target):
+def test_if_every_source_failed_there_is_no_best_one(library):
     for name in NAMES:
         _truncate(library, name)
-    ranking = rank_sources(target, opened(library))
+    ranking = ranked(library)
     with pytest.raises(PGEError, match=r"all 3 failed.*a-far: .*SHA-256"):
         ranking.best  # ruff: ignore[useless-expression]
     assert ranking.ties == []
+    assert ranking.scores() == {}
     assert ranking.to_pandas()["rank"].isna().all()
     with pytest.raises(PGEError, match="all 0 failed"):
-        Ranking((), "layerwise", "ladder", 64).best  # ruff: ignore[useless-expression]
+        Ranking((), "gap", False).best  # ruff: ignore[useless-expression]
 
 
-FLOATS = ["gap", "standard_error", "low", "high", "value"]
+def test_if_no_source_can_be_opened_the_estimator_is_not_asked(library):
+    for name in NAMES:
+        _write_json(lambda content: content[:40])(library, name)
+    ranking = ranked(library)
+    assert [line.name for line in ranking.sources] == NAMES
+    assert all(failing(line, "damaged") for line in ranking.sources)
+    assert ranking.details == {}
+    assert not {line.facts for line in ranking.sources} - {None}
+
+
+class Raises:
+    """Fails for one source with an error of another kind than the library's own."""
+
+    name, higher_is_better, needs, cost = "raises", True, frozenset(), "nothing"
+
+    def estimate(self, target, sources):
+        return {name: ZeroDivisionError("by\nzero") if name == "near" else Estimate(1.0) for name in sources}
+
+
+def test_an_error_of_another_kind_is_named(library):
+    ranking = rank_sources(about(library), Raises())
+    assert failing(ranking.sources[-1], "^ZeroDivisionError: by zero$")
+    assert ranking.sources[-1].facts == library.open("near").facts
+
+
+FLOATS = ["gap", "standard_error", "low", "high", "source_size", "value"]
 
 
 @pytest.mark.parametrize("damaged", [0, 1, 3])
-def test_the_frame_has_the_same_columns_and_types_whatever_failed(damaged, library, target):
+def test_the_frame_has_the_same_columns_and_types_whatever_failed(damaged, library):
     for name in NAMES[:damaged]:
         _truncate(library, name)
-    ranking = rank_sources(target, opened(library))
+    target = about(library)
+    rank_sources(target, FactEstimator("source_size"))
+    ranking = rank_sources(target, GapEstimator(STEADY))
     frame = ranking.to_pandas()
     assert list(frame) == [
-        *("rank", "source", "gap", "standard_error", "low", "high", "tied", "classes", "samples", "metric", "value"),
-        *("status", "reason"),
+        *("rank", "source", "gap", "standard_error", "low", "high", "tied", "source_size"),
+        *("classes", "samples", "metric", "value", "status", "reason"),
     ]
     types = frame.dtypes.astype(str)
     assert types[["rank", "classes", "samples"]].tolist() == ["Int64"] * 3
-    assert types[FLOATS].tolist() == ["float64"] * 5
+    assert types[FLOATS].tolist() == ["float64"] * 6
     assert types["tied"] == "bool"
     assert frame["source"].tolist() == [line.name for line in ranking.sources]
     sound = 3 - damaged
     assert frame["rank"].tolist()[:sound] == list(range(1, sound + 1))
     assert frame["rank"].isna().sum() == frame["gap"].isna().sum() == damaged
     for line, row in zip(ranking.sources[:sound], frame.to_dict("records"), strict=False):
-        assert (row["gap"], row["low"], row["high"]) == (line.gap.value, line.gap.low, line.gap.high)
+        estimate = line.estimate
+        assert (row["gap"], row["low"], row["high"]) == (estimate.value, estimate.low, estimate.high)
+        assert row["standard_error"] == estimate.standard_error
         assert (row["classes"], row["samples"], row["metric"]) == (3, 128, "val_acc")
+        assert row["source_size"] == 128
+
+
+def test_everything_can_be_written_as_json(library):
+    _truncate(library, "z-far")
+    target = about(library)
+    rank_sources(target, FactEstimator("source_size"))
+    ranking = rank_sources(target, GapEstimator(STEADY, floor=True))
+    content = json.loads(json.dumps(ranking.to_dict()))
+    assert (content["estimator"], content["higher_is_better"]) == ("gap", False)
+    assert content["details"]["gap"] == ranking.details["gap"]
+    assert content["details"]["gap"]["noise_floor"] > 0
+    assert content["notes"] == list(ranking.notes)
+    assert [row["source"] for row in content["sources"]] == [line.name for line in ranking.sources]
+    for line, row in zip(ranking.sources[:-1], content["sources"], strict=False):
+        assert row["gap"] == pytest.approx(line.estimate.value)
+        assert row["source_size"] == 128
+    assert content["sources"][-1]["gap"] is None
+    assert set(content["sources"][0]) == set(ranking.to_pandas())
 
 
 def test_an_empty_ranking_still_has_a_frame_and_a_table():
-    ranking = Ranking((), "layerwise", "ladder", 64)
+    ranking = Ranking((), "linear_probe", True)
     assert len(ranking.to_pandas()) == 0
     assert "rank" in ranking.to_pandas()
-    assert "layerwise" in text_of(ranking)
+    assert "linear_probe" in text_of(ranking)
+    assert ranking.to_dict()["sources"] == []
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_table_shows_rank_name_and_gap_at_every_width(width, library, target):
+def test_the_table_shows_rank_name_and_estimate_at_every_width(width, library):
     add_source(library.root, "a-source-with-a-really-long-name", seed=13, budgets=(64,), probe=STEADY)
     _truncate(library, "z-far")
-    ranking = rank_sources(target, opened(library), halves=(target, target))
+    target = about(library)
+    rank_sources(target, FactEstimator("source_metric"))
+    ranking = rank_sources(target, GapEstimator(STEADY, floor=True))
     text = text_of(ranking, width)
     flat = "".join(text.split())
     for line in ranking.sources[:-1]:
-        assert f"{line.gap.value:.4f}" in text
+        assert f"{line.estimate.value:.4f}" in text
+        assert f"{line.columns['source_metric']:.3f}" in text
     assert "near" in text
     assert "64" in flat
-    assert "noisefloorat64samples" in flat
+    assert "Noisefloorofgapat32samples" in flat
+    assert "smallerisbetter" in flat
     assert all(len(line) <= width for line in text.splitlines())
     if width == 200:
         for line in ranking.sources:
             assert line.name in text
+        assert "gap, smaller is better (kernelwise, weighed, probe 'ladder', 64 samples)" in text
         assert "z-far failed: Expected" in text
         assert "val_acc 0.61" in text
 
 
-def test_the_table_shows_what_is_unknown_as_a_dash(library, target):
+def test_the_table_shows_what_is_unknown_as_a_dash(library):
     facts = dataclasses.replace(library.open("near").facts, classes=None, metric=None, value=None)
     source = library.open("near")
     files = [entry.file for entry in source.signatures]
     library.register("near", source.load_weights(), facts, files, overwrite=True)
-    row = next(line for line in text_of(rank_sources(target, opened(library))).splitlines() if "near" in line)
-    assert row.split()[-4:] == ["-", "128", "-", "ok"]
-    assert pd.isna(rank_sources(target, opened(library)).to_pandas()["classes"][0])
+    target = about(library)
+    rank_sources(target, FactEstimator("source_metric"))
+    ranking = rank_sources(target, GapEstimator(STEADY))
+    row = next(line for line in text_of(ranking).splitlines() if "near" in line)
+    assert row.split()[-5:] == ["-", "-", "128", "-", "ok"]
+    assert pd.isna(ranking.to_pandas()["classes"][0])
+    assert pd.isna(ranking.to_pandas()["source_metric"][0])
 
 
-def _floor(samples, probe=LADDER, **options):
-    collector = Collector(Net(), make_loader(TARGET_SEED, samples), probe=probe, loss_fn=plain_loss, encoder="encoder")
-    return collector, noise_floor(collector, **options)
-
-
-@pytest.mark.parametrize(("samples", "budget"), [(128, 64), (100, 32), (64, 32), (30, 15)])
-def test_the_noise_floor_compares_two_halves_at_the_largest_rung_they_fill(samples, budget):
-    collector, floor = _floor(samples)
-    assert floor.budget == budget
-    assert 0 < floor.value < 2
-    assert math.isfinite(floor.standard_error)
-    assert floor == _floor(samples)[1]
-    assert len(collector.pool) == samples
-
-
-def test_the_halves_are_disjoint_and_of_equal_size():
-    collector = Collector(Net(), make_loader(samples=65), probe=LADDER, loss_fn=plain_loss, encoder="encoder")
-    parts, part = [], collector.part
-
-    def noting(indices):
-        parts.append(set(indices))
-        return part(indices)
-
-    collector.part = noting
-    noise_floor(collector, "unit")
-    assert [len(indices) for indices in parts] == [32, 32]
-    assert not parts[0] & parts[1]
-    assert {i for batch in draw(32, 32, LADDER, 0) for i in batch} <= set(range(32))
-
-
-def test_a_noise_floor_needs_two_halves_of_a_batch():
-    with pytest.raises(PGEError, match="two halves of at least 8 samples each, but got 15"):
-        _floor(15, dataclasses.replace(TINY, budgets=(8,)))
+def test_a_note_that_comes_twice_is_kept_once():
+    ranking = ranking_of([_line("a", 1.0)], "x", True, notes=["first", "second", "first"])
+    assert ranking.notes == ("first", "second")
+    assert text_of(ranking).count("first") == 1

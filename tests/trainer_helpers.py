@@ -404,7 +404,7 @@ def add_source(folder, name, seed=0, probe=LADDER, budgets=None, module=None, en
 
 def failing(line, pattern):
     """Whether a line of a ranking failed for the reason meant."""
-    return line.status == "failed" and line.gap is None and re.search(pattern, line.reason) is not None
+    return line.status == "failed" and line.estimate is None and re.search(pattern, line.reason) is not None
 
 
 @contextmanager
