@@ -107,5 +107,5 @@ PROBES = {
     "default": Probe(),
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
-    "task2vec": Probe(name="task2vec", restarts=4, steps=60, lr=1e-2, batch_size=16, statistic="fisher"),
+    "task2vec": Probe(name="task2vec", restarts=2, steps=400, lr=5e-3, batch_size=8, statistic="fisher"),
 }

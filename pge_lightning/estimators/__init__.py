@@ -2,6 +2,7 @@
 
 from pge_lightning.estimators.baselines import FactEstimator, RandomOrder
 from pge_lightning.estimators.combination import Combination
+from pge_lightning.estimators.distances import InputStatistics, OTDDEstimator, Task2VecEstimator
 from pge_lightning.estimators.estimator import Estimate, Estimator
 from pge_lightning.estimators.feature_score import FeatureScore
 from pge_lightning.estimators.gap import GapEstimator
@@ -15,7 +16,10 @@ __all__ = [
     "FactEstimator",
     "FeatureScore",
     "GapEstimator",
+    "InputStatistics",
+    "OTDDEstimator",
     "Pipeline",
     "RandomOrder",
     "Target",
+    "Task2VecEstimator",
 ]
