@@ -239,7 +239,7 @@ def _line(name: str, found: Estimate | Exception, target: Target, facts: SourceF
     columns = {column: each.value for column, each in told.items() if isinstance(each, Estimate)}
     if isinstance(found, Exception):
         return RankedSource(name, "failed", describe(found), facts=facts, columns=columns)
-    status = "not opened" if name in target.unopened else "ok"
+    status = "ok" if found.shortlisted else "not opened"
     return RankedSource(name, status, estimate=found, facts=facts, columns=columns)
 
 

@@ -31,6 +31,7 @@ class Estimate:
         high: Upper end.
         replicates: Independent draws of `value`, under conditions that are the same for every source one by one, such
             as restarts or folds; empty where there are none.
+        shortlisted: Whether it is a judgement in full; not where the source did not make it to a shortlist.
     """
 
     value: float
@@ -38,6 +39,7 @@ class Estimate:
     low: float = math.nan
     high: float = math.nan
     replicates: tuple[float, ...] = ()
+    shortlisted: bool = True
 
 
 Estimates: TypeAlias = Mapping[str, "Estimate | Exception"]

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pge_lightning.collect.starts import Starts
 from pge_lightning.collect.warmup import place
-from pge_lightning.encoder import HEAD
+from pge_lightning.encoder import HEAD, encoder_parameters
 from pge_lightning.encoder_features import FeaturesFn, features_of, labels_of
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness
@@ -144,7 +144,13 @@ class Extractor:
         if isinstance(source, Exception):
             raise source
         model = self._prepared(isolated_copy(self.model))
-        load_encoder(model, source.load_weights())
+        loaded = load_encoder(model, source.load_weights()).loaded
+        lacking = [name for name in encoder_parameters(model, self.options.get("encoder")) if name not in loaded]
+        if lacking:  # what the model came with would be judged in their place
+            raise PGEError(
+                f"Expected a source that holds the whole encoder, but {len(lacking)} of its parameters are missing or "
+                f"of another shape, such as '{lacking[0]}'. Build the model as the source was built."
+            )
         return model.eval()
 
     def _fresh(self, draw: int) -> nn.Module:

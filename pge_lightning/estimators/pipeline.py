@@ -91,9 +91,8 @@ class Pipeline:
         best = {name: self._turned(each) for name, each in judged.items() if isinstance(each, Estimate)}
         if best:
             target.notes.append(f"Opened {len(judged)} of {len(sources)} sources: {', '.join(judged)}.")
-        target.unopened = {*waiting}
         bottom = min((each.value for each in best.values()), default=0.0)
-        rest = {name: Estimate(bottom - 1.0 - place) for place, name in enumerate(waiting)}
+        rest = {name: Estimate(bottom - 1.0 - place, shortlisted=False) for place, name in enumerate(waiting)}
         return {**best, **rest, **failed}
 
     def _turned(self, estimate: Estimate) -> Estimate:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -24,12 +24,10 @@ from pge_lightning.estimators.features import Extractor, Features
 from pge_lightning.isolation import isolated_randomness, plain
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
+from pge_lightning.records import Records
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
-
-if TYPE_CHECKING:
-    from pge_lightning.records import Records
 
 __all__ = ["Data", "Target", "attempt"]
 
@@ -71,7 +69,6 @@ class Target:
         columns: Estimator to its estimates, as far as there are any.
         details: Estimator to what it says of its own work, in JSON types.
         notes: What a reader of the ranking should know, in sentences.
-        unopened: Sources that did not make it to a shortlist.
 
     Raises:
         PGEError: If there are no sources, or it is ambiguous which units are the encoder.
@@ -90,7 +87,7 @@ class Target:
         features: FeaturesFn | None = None,
         samples: int = 5000,
         exclude: Collection[str] = (),
-        records: "Records | None" = None,
+        records: Records | None = None,
         device: torch.device | str | None = None,
         cache: bool = True,
         verbose: bool = False,
@@ -112,7 +109,6 @@ class Target:
         self.columns: dict[str, dict[str, Estimate | Exception]] = {}
         self.details: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
-        self.unopened: set[str] = set()
         self._judged: list[tuple[Estimator, dict[str, Estimate | Exception]]] = []
         self._collectors: dict[Probe, Collector] = {}
         self._signatures: dict[tuple[Probe, int], Signature] = {}
@@ -211,7 +207,7 @@ class Target:
         _ = self._extractor
 
     @cached_property
-    def records(self) -> "Records":
+    def records(self) -> Records:
         """Finished fine-tunings of other times; on rank zero only."""
         return self.library.records() if self._records is None else self._records
 
