@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -22,10 +22,8 @@ from pge_lightning.library import Library
 from pge_lightning.load import LoadReport, load_encoder, whole_or_not_at_all
 from pge_lightning.probe import Probe
 from pge_lightning.rank import Ranking, rank_sources
+from pge_lightning.records import Records
 from pge_lightning.restart import Factory
-
-if TYPE_CHECKING:
-    from pge_lightning.records import Records
 
 __all__ = ["Selection", "SourceSelector"]
 
@@ -89,7 +87,7 @@ class SourceSelector:
         features: FeaturesFn | None = None,
         samples: int = 5000,
         exclude: Collection[str] = (),
-        records: "Records | None" = None,
+        records: Records | None = None,
         cache: bool = True,
         device: torch.device | str | None = None,
         verbose: bool = True,

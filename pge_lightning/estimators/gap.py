@@ -71,6 +71,10 @@ class GapEstimator:
             PGEError: If the target's signature cannot be collected.
         """
         probe = Probe.of(self.probe)
+        held = target.alone(lambda: [_held(target.sources[name], probe) for name in sources])
+        if not any(held):  # nothing to compare with: the target's signature would be collected in vain
+            error = f"Expected a signature of probe '{probe.name}', but it has none. Collect it with this probe."
+            return {name: PGEError(error) for name in sources}
         collector = target.collector(probe)
         if self.budget is not None and probe.budgets and self.budget not in collector.budgets:
             raise PGEError(
@@ -122,6 +126,10 @@ def gaps(
     }
     floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
     return found, floor, weights is not None
+
+
+def _held(source: Source | Exception, probe: Probe) -> bool:
+    return isinstance(source, Source) and any(entry.recipe == probe.recipe for entry in source.signatures)
 
 
 def _estimate(gap: Gap) -> Estimate:
