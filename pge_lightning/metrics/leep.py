@@ -12,7 +12,8 @@ class LEEP(SampleScore):
     """Log expected empirical prediction; see :func:`~pge_lightning.functional.scores.leep`.
 
     As input to ``update`` and ``forward`` the metric takes `probabilities` of the source's classes, ``[n, K]``, and
-    `target` classes, ``[n]``. As output of ``compute`` it gives a float64 scalar, at most 0; higher is more transferable.
+    `target` classes, ``[n]``. As output of ``compute`` it gives a float64 scalar, at most 0; higher is more
+    transferable.
 
     Args:
         **kwargs: Arguments of :class:`torchmetrics.Metric`.

@@ -21,7 +21,7 @@ class LinearProbe(FeatureScore):
         folds: Parts of which each is left out in turn.
         repeats: How often the samples are split anew.
         classifier: ``"ridge"`` or ``"logistic"``.
-        strength: Penalty per sample; ``None`` takes that of the classifier.
+        strength: Penalty; ``None`` takes that of the classifier.
         seed: Of the splits.
         **kwargs: Arguments of :class:`torchmetrics.Metric`.
 
