@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
-from pge_lightning.gap import KINDS
+from pge_lightning.estimators import FactEstimator, GapEstimator, RandomOrder
+from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library
 from pge_lightning.probe import PROBES
 from pge_lightning.select import SourceSelector
@@ -36,8 +37,13 @@ from trainer_helpers import (
 )
 
 
-def selector(folder, **options):
-    return SourceSelector(folder, **{"probe": LADDER, "verbose": False, **options})
+def selector(folder, probe=LADDER, kind="kernelwise", budget=None, floor=False, **options):
+    gap = GapEstimator(probe, kind=kind, budget=budget, floor=floor)
+    return SourceSelector(folder, gap, **{"verbose": False, **options})
+
+
+def rung(ranking):
+    return ranking.details["gap"]["budget"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +111,8 @@ def test_ranking_changes_nothing(data, library):
         assert vars(data) == attributes
         assert data.called == []
     assert {line.name for line in ranking.sources} == {"near", "far"}
-    assert ranking.noise_floor.budget == 32
+    assert "Noise floor of gap at 32 samples" in ranking.notes[0]
+    assert ranking.details["gap"]["noise_floor"] > 0
 
 
 def test_a_data_module_that_a_trainer_used_before_is_welcome(library):
@@ -131,7 +138,7 @@ def test_a_data_module_and_its_loader_have_one_signature(library):
 def test_the_data_modules_transfer_hooks_take_part(library):
     plain = selector(library, cache=False).rank(Net(), Data())
     augmented = selector(library, cache=False).rank(Net(), AugmentingData())
-    assert plain.best.gap.value != augmented.best.gap.value
+    assert plain.best.estimate.value != augmented.best.estimate.value
 
 
 def test_plain_pytorch_is_enough(tmp_path):
@@ -202,6 +209,10 @@ def test_arguments_are_checked(library):
         selector(library, kind="euclidean")
     with pytest.raises(ValueError, match="`probe`"):
         selector(library, probe="slow")
+    with pytest.raises(ValueError, match="`probe`"):
+        SourceSelector(library, probe="slow")
+    with pytest.raises(ValueError, match="`estimator` or `probe`, but got both"):
+        SourceSelector(library, FactEstimator(), probe="fast")
     assert selector(Library(library)).library.names() == ["far", "near"]
 
 
@@ -218,13 +229,24 @@ def test_a_best_source_with_damaged_weights_leaves_the_model_alone(library):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_ranks_and_says_so(kind, library):
     ranking = selector(library, kind=kind).rank(Net(), make_loader())
-    assert {ranking.kind, *(line.gap.kind for line in ranking.sources)} == {kind}
+    assert ranking.details["gap"]["kind"] == kind
+    target = SourceSelector(library, probe=LADDER, verbose=False).target(Net(), make_loader()).signature(LADDER)
+    for line in ranking.sources:
+        source = Library(library).open(line.name)
+        signature = source.load_signature(source.find(LADDER.recipe, 64))
+        assert line.estimate.value == pytest.approx(compare(signature, target, kind).value, rel=1e-9)
 
 
 def test_the_ranking_is_printed_with_what_was_loaded(library, capsys):
     selector(library, verbose=True).select(Net(), make_loader())
     printed = capsys.readouterr().out
-    for text in ("near", "far", "gap to the target", "64 samples", "Source 'near': loaded 9 tensors, left 2"):
+    for text in (
+        "near",
+        "far",
+        "Sources by gap, smaller is better",
+        "64 samples",
+        "Source 'near': loaded 9 tensors, left 2",
+    ):
         assert text in printed
 
 
@@ -233,35 +255,56 @@ def test_nothing_is_printed_if_not_asked_for(library, capsys):
     assert capsys.readouterr().out == ""
 
 
+# --- estimators
+
+
+def test_the_default_is_the_gap_of_the_default_probe_or_the_given_one(library):
+    assert SourceSelector(library).estimator == GapEstimator("default")
+    assert SourceSelector(library, probe=LADDER).estimator == GapEstimator(LADDER)
+    assert SourceSelector(library, probe="fast").estimator.probes == [PROBES["fast"]]
+
+
+@pytest.mark.parametrize(
+    ("estimator", "best"), [(FactEstimator("source_metric"), "far"), (RandomOrder(4), None), (RandomOrder(5), None)]
+)
+def test_the_estimator_decides_what_is_loaded(estimator, best, library):
+    module = Net()
+    selection = SourceSelector(library, estimator, verbose=False).select(module, make_loader())
+    assert selection.source == selection.ranking.best.name == (best or selection.source)
+    assert selection.ranking.estimator == estimator.name
+    assert frozen(encoder_state(module, "encoder")) == frozen(Library(library).open(selection.source).load_weights())
+    assert not (library / ".targets").exists()  # no signature was asked for
+
+
 # --- rungs
 
 
-@pytest.mark.parametrize(("samples", "rung"), [(128, 64), (64, 64), (63, 32), (20, 16)])
-def test_the_rung_is_the_largest_that_the_target_fills(samples, rung, library):
+@pytest.mark.parametrize(("samples", "largest"), [(128, 64), (64, 64), (63, 32), (20, 16)])
+def test_the_rung_is_the_largest_that_the_target_fills(samples, largest, library):
     ranking = selector(library).rank(Net(), make_loader(samples=samples))
-    assert ranking.budget == rung
-    assert {line.gap.budget for line in ranking.sources} == {rung}
+    assert rung(ranking) == largest
+    assert {line.status for line in ranking.sources} == {"ok"}
 
 
 def test_all_sources_must_hold_the_rung(library):
     add_source(library, "small", seed=7, budgets=(16,))
     ranking = selector(library).rank(Net(), make_loader())
-    assert ranking.budget == 16
+    assert rung(ranking) == 16
     assert {line.status for line in ranking.sources} == {"ok"}
-    assert selector(library, exclude=["small"]).rank(Net(), make_loader()).budget == 64
+    assert rung(selector(library, exclude=["small"]).rank(Net(), make_loader())) == 64
 
 
 def test_without_a_common_rung_the_largest_is_taken(library):
     add_source(library, "small", seed=7, budgets=(16,))
     add_source(library, "large", seed=8, budgets=(64,))
     ranking = selector(library).rank(Net(), make_loader())
-    assert ranking.budget == 64
+    assert rung(ranking) == 64
     assert [line.status for line in ranking.sources] == ["ok"] * 3 + ["failed"]
     assert failing(ranking.sources[-1], "at 64 samples, but it has 'ladder' at 16")
 
 
 def test_a_rung_can_be_named(library):
-    assert selector(library, budget=32).rank(Net(), make_loader()).budget == 32
+    assert rung(selector(library, budget=32).rank(Net(), make_loader())) == 32
     for budget in (20, 64):
         with pytest.raises(PGEError, match=rf"one of \[16, 32\], but got {budget}"):
             selector(library, budget=budget).rank(Net(), make_loader(samples=40))
@@ -278,7 +321,7 @@ def test_a_source_that_cannot_be_compared_does_not_decide_on_the_rung(kind, libr
         file.unlink()
     ranking = selector(library).rank(Net(), make_loader())
     assert ranking.sources[:-1] == sound.sources
-    assert ranking.budget == sound.budget == 64
+    assert rung(ranking) == rung(sound) == 64
     assert failing(ranking.sources[-1], "at 64 samples")
 
 
@@ -287,7 +330,7 @@ def test_a_probe_without_rungs_uses_all_samples(tmp_path):
     for name, seed in (("far", 5), ("near", 0)):
         add_source(tmp_path, name, seed, probe=probe, samples=96)
     ranking = selector(tmp_path, probe=probe, kind="published").rank(Net(), make_loader(samples=72))
-    assert (ranking.budget, ranking.probe, len(ranking.sources)) == (72, "published", 2)
+    assert (rung(ranking), ranking.details["gap"]["probe"], len(ranking.sources)) == (72, "published", 2)
     assert {line.status for line in ranking.sources} == {"ok"}
 
 
@@ -433,7 +476,7 @@ def test_a_winner_whose_weights_are_damaged_gives_way_to_the_next(library):
         selection = selector(library).select(Net(), make_loader())
     assert selection.source == selection.ranking.best.name == second
     failed = selection.ranking.sources[-1]
-    assert (failed.name, failed.status, failed.gap) == (first, "failed", None)
+    assert (failed.name, failed.status, failed.estimate) == (first, "failed", None)
     assert "SHA-256" in failed.reason
     for path in library.glob("*/encoder-*"):
         path.unlink()

@@ -1,0 +1,229 @@
+"""The gap as an estimator: formulas, weights of units, rungs, the noise floor, and sources that do not compare."""
+
+import dataclasses
+import shutil
+
+import pytest
+import torch
+
+from pge_lightning.collect import Collector
+from pge_lightning.encoder import encoder_state
+from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.estimators import Estimate, GapEstimator, Target
+from pge_lightning.estimators.gap import gaps, signature_of
+from pge_lightning.functional import gaps_by_unit, spread_weights
+from pge_lightning.gap import KINDS, compare
+from pge_lightning.library import Library
+from pge_lightning.probe import PROBES
+from trainer_helpers import LADDER, Net, add_source, make_loader, plain_loss
+
+NAMES = ["a-far", "near", "z-far"]
+TARGET_SEED = 1
+
+
+@pytest.fixture(scope="module")
+def signature():
+    """The target's signature; its data are those of the source 'near', with fewer samples."""
+    collector = Collector(Net(), make_loader(TARGET_SEED, 64), probe=LADDER, loss_fn=plain_loss, encoder="encoder")
+    return collector.collect(64)
+
+
+@pytest.fixture(scope="module")
+def collected(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("library")
+    for name, seed in zip(NAMES, (11, TARGET_SEED, 12), strict=True):
+        add_source(folder, name, seed=seed)
+    return folder
+
+
+@pytest.fixture
+def library(collected, tmp_path):
+    return Library(shutil.copytree(collected, tmp_path, dirs_exist_ok=True))
+
+
+def opened(library):
+    return {name: library.open(name) for name in library.names()}
+
+
+def about(library, samples=64, **options):
+    options = {"encoder": "encoder", "loss_fn": plain_loss, **options}
+    return Target(Net(), make_loader(TARGET_SEED, samples), library, **options)
+
+
+def as_estimate(gap):
+    return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
+
+
+def zero(library, name):
+    """Register a source anew, with gradients of length zero."""
+    source = library.open(name)
+    signature = source.load_signature(source.find(LADDER.recipe, 64))
+    signature = dataclasses.replace(signature, units={unit: 0 * stack for unit, stack in signature.units.items()})
+    file = library.put_signature(name, signature)
+    library.register(name, source.load_weights(), source.facts, [file], overwrite=True)
+
+
+# --- gaps of signatures
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_weights_each_is_the_gap_of_two_signatures(kind, library, signature):
+    found, floor, weighed = gaps(signature, opened(library), kind, weigh=False)
+    assert list(found) == NAMES
+    for name, estimate in found.items():
+        assert estimate == as_estimate(compare(signature_of(library.open(name), signature), signature, kind))
+    assert (floor, weighed) == (None, False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_do_not_depend_on_the_order_of_the_library(kind, library, signature):
+    sources = opened(library)
+    assert gaps(signature, sources, kind) == gaps(signature, dict(reversed(sources.items())), kind)
+
+
+@pytest.mark.parametrize("kind", ["kernelwise", "layerwise"])
+def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, signature):
+    tables = {
+        name: gaps_by_unit(signature_of(source, signature).units, signature.units, kind)
+        for name, source in opened(library).items()
+    }
+    stack = torch.stack(list(tables.values()))
+    means = stack.mean(dim=1)
+    standardised = ((means - means.mean(dim=0)) / means.std(dim=0)).mean(dim=1)
+    found, floor, weighed = gaps(signature, opened(library), kind, halves=(signature, signature))
+    assert sorted(found, key=lambda name: found[name].value) == [
+        name for _, name in sorted(zip(standardised.tolist(), tables, strict=True))
+    ]
+    assert weighed
+    assert floor.value == pytest.approx(0, abs=1e-12)
+    weights = spread_weights(stack)
+    for name, table in tables.items():
+        assert found[name].replicates == pytest.approx((table @ weights).tolist(), rel=1e-12)
+
+
+def test_two_sources_are_too_few_to_weigh(library, signature):
+    pair = dict(list(opened(library).items())[:2])
+    assert gaps(signature, pair) == gaps(signature, pair, weigh=False)
+    assert gaps(signature, pair)[2] is False
+
+
+@pytest.mark.parametrize("kind", ["unit", "published"])
+def test_formulas_without_units_are_never_weighed(kind, library, signature):
+    assert gaps(signature, opened(library), kind)[2] is False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_source_that_fails_takes_no_part_in_the_others(kind, library, signature):
+    sound = gaps(signature, opened(library), kind)[0]
+    add_source(library.root, "broken", budgets=(16,))
+    error = ArtifactError("it cannot be opened")
+    found = gaps(signature, {**opened(library), "lost": error}, kind)[0]
+    assert {name: found[name] for name in NAMES} == sound
+    assert found["lost"] is error
+    assert isinstance(found["broken"], PGEError)
+    assert "at 64 samples, but it has 'ladder' at 16" in str(found["broken"])
+
+
+def test_a_gradient_of_length_zero_never_stops_the_ranking(library, signature):
+    sound = gaps(signature, opened(library), "unit")[0]
+    zero(library, "a-far")
+    found = gaps(signature, opened(library), "unit")[0]
+    assert {name: found[name] for name in NAMES[1:]} == {name: sound[name] for name in NAMES[1:]}
+    assert isinstance(found["a-far"], ValueError)
+    assert "zero" in str(found["a-far"])
+
+
+# --- the estimator
+
+
+def test_arguments_are_checked_and_probes_may_be_named():
+    with pytest.raises(ValueError, match=r"`kind` to be one of .*'kernelwise'.*but got 'euclidean'"):
+        GapEstimator(kind="euclidean")
+    with pytest.raises(ValueError, match="`probe`"):
+        GapEstimator("slow")
+    estimator = GapEstimator("fast")
+    assert estimator.probes == [PROBES["fast"]]
+    assert estimator.needs == {"inputs", "labels", "signatures"}  # no weights: it opens no source
+    assert not estimator.higher_is_better
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_compares_the_targets_signature_with_those_of_the_sources(kind, library, signature):
+    target = about(library)
+    found = GapEstimator(LADDER, kind=kind, name="mine").estimate(target, NAMES[1:])
+    assert found == gaps(signature, {name: library.open(name) for name in NAMES[1:]}, kind)[0]
+    assert target.details == {
+        "mine": {"kind": kind, "weighed": False, "probe": "ladder", "budget": 64, "noise_floor": None}
+    }
+    assert target.notes == []
+
+
+def test_with_three_sources_units_are_weighed_unless_told_otherwise(library, signature):
+    for weigh in (True, False):
+        target = about(library)
+        assert (
+            GapEstimator(LADDER, weigh=weigh).estimate(target, NAMES)
+            == gaps(signature, opened(library), weigh=weigh)[0]
+        )
+        assert target.details["gap"]["weighed"] is weigh
+
+
+def test_no_source_is_opened(library):
+    for name in NAMES:
+        (weights,) = (path for path in library._fs.ls(f"{library.root}/{name}", detail=False) if "encoder-" in path)
+        library._fs.rm(weights)
+    found = GapEstimator(LADDER).estimate(about(library), NAMES)
+    assert all(isinstance(each, Estimate) for each in found.values())
+
+
+def test_the_noise_floor_is_stated_where_it_is_asked_for(library):
+    target = about(library)
+    GapEstimator(LADDER, floor=True).estimate(target, NAMES)
+    floor = target.details["gap"]["noise_floor"]
+    assert 0 < floor < 2
+    assert len(target.notes) == 1
+    assert target.notes[0].startswith(f"Noise floor of gap at 32 samples: {floor:.3f} ± 0.")
+
+
+def test_a_rung_can_be_named(library, signature):
+    target = about(library)
+    found = GapEstimator(LADDER, budget=16).estimate(target, NAMES)
+    assert target.details["gap"]["budget"] == 16
+    assert found != GapEstimator(LADDER).estimate(target, NAMES)
+    with pytest.raises(PGEError, match=r"one of \[16, 32\], but got 64"):
+        GapEstimator(LADDER, budget=64).estimate(about(library, samples=40), NAMES)
+
+
+def test_a_probe_without_rungs_takes_the_budget_as_it_is(tmp_path):
+    probe = dataclasses.replace(PROBES["published"], batch_size=8)
+    add_source(tmp_path, "far", seed=11, probe=probe, samples=64)
+    for budget in (None, 40):
+        target = about(Library(tmp_path))
+        found = GapEstimator(probe, kind="published", budget=budget).estimate(target, ["far"])
+        assert isinstance(found["far"], Estimate)
+        assert found["far"].replicates == (found["far"].value,)
+        assert target.details["gap"]["budget"] == (budget or 64)
+
+
+def test_two_gaps_share_the_targets_signature(library):
+    calls = []
+
+    def counting(module, batch):
+        calls.append(1)
+        return plain_loss(module, batch)
+
+    target = about(library, loss_fn=counting, cache=False)
+    for kind in KINDS:
+        GapEstimator(LADDER, kind=kind).estimate(target, NAMES)
+    assert len(calls) == LADDER.restarts * LADDER.steps
+
+
+def test_a_source_of_other_weights_is_told_by_its_start(library, signature):
+    source = library.open("near")
+    stored = source.load_signature(source.find(LADDER.recipe, 64))
+    starts = {**stored.starts, "encoder.0.bias": ("0" * 16, *stored.starts["encoder.0.bias"][1:])}
+    file = library.put_signature("near", dataclasses.replace(stored, starts=starts))
+    library.register("near", encoder_state(Net(), "encoder"), source.facts, [file], overwrite=True)
+    found = GapEstimator(LADDER).estimate(about(library), NAMES)
+    assert "'encoder.0.bias' started from other values" in str(found["near"])
+    assert isinstance(found["a-far"], Estimate)
