@@ -18,9 +18,9 @@ class Combination:
     """The weighted sum of several estimators' standardised estimates; higher is better.
 
     Each estimator's values are turned so that higher is better, centred, and divided by their spread over the sources.
-    An estimator that can say nothing of the target, such as a score of labels where there are none, is left out, and
-    the ranking says so. A source that one of the others cannot judge fails, and the rest is ranked as if it were not
-    there.
+    An estimator that can say nothing of the target, such as a score of labels where there are none, or that fails for
+    all sources for one and the same reason, is left out, and the ranking says so. A source that one of the others
+    cannot judge fails, and the rest is ranked as if it were not there.
 
     Args:
         estimators: What to combine, by any names; null entries are left out.
@@ -99,8 +99,10 @@ class Combination:
         except (PGEError, ValueError) as error:
             target.notes.append(f"Left out {member.name}: {error}")
             return None
-        if found and all(isinstance(each, Exception) for each in found.values()):
-            target.notes.append(f"Left out {member.name}: {next(iter(found.values()))}")
+        reasons = [str(each) for each in found.values() if isinstance(each, Exception)]
+        # A single source may fail for a reason of its own, which says nothing of the estimator.
+        if len(reasons) == len(found) > 1 and len(set(reasons)) == 1:
+            target.notes.append(f"Left out {member.name}: {reasons[0]}")
             return None
         return found
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need, each, of_replicates
-from pge_lightning.estimators.features import Features
+from pge_lightning.estimators.features import Features, LabelsError
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional import scores
 
@@ -70,10 +70,13 @@ class FeatureScore:
             Source to its score, or to what went wrong with it.
 
         Raises:
-            PGEError: If the target has no labels that the score can work with.
+            LabelsError: If the target has no labels that the score can work with.
         """
         target.prepare_features()
-        return target.alone(lambda: each(sources, lambda name: self.measure(target.features(name))))
+        found = target.alone(lambda: each(sources, lambda name: self.measure(target.features(name))))
+        if error := next((estimate for estimate in found.values() if isinstance(estimate, LabelsError)), None):
+            raise error
+        return found
 
     def measure(self, found: Features) -> Estimate:
         """Score one encoder's features.
@@ -85,11 +88,12 @@ class FeatureScore:
             The score; with the folds as replicates where it is cross-validated.
 
         Raises:
+            LabelsError: If the score cannot work with the labels.
             PGEError: If the score needs the source's head, and there is none.
         """
         if self.score == "log_me":
-            continuous = found.labels is not None and found.labels.is_floating_point()
-            labels = found.labels if continuous else found.classes
+            numbers = found.labels if found.labels is not None and found.labels.is_floating_point() else None
+            labels = found.classes if numbers is None else numbers
             return Estimate(scores.log_me(found.features, labels, **self.options).item())
         if self.score in OF_FEATURES:
             values = OF_FEATURES[self.score](found.features, found.classes, **self.options)

@@ -13,15 +13,19 @@ from pge_lightning.collect.warmup import place
 from pge_lightning.encoder import HEAD, encoder_parameters
 from pge_lightning.encoder_features import FeaturesFn, features_of, labels_of
 from pge_lightning.errors import PGEError
-from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness
+from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, plain
 from pge_lightning.load import load_encoder
 from pge_lightning.probe import Probe
 from pge_lightning.samples import sample_pool
 from pge_lightning.source import Source
 
-__all__ = ["Extractor", "Features"]
+__all__ = ["Extractor", "Features", "LabelsError"]
 
 BATCH_SIZE = 64
+
+
+class LabelsError(PGEError):
+    """The target has no labels that an estimator can work with, whatever the source."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,12 @@ class Features:
         """The labels as class numbers, int64 ``[samples]``.
 
         Raises:
-            PGEError: If they are none.
+            LabelsError: If they are none.
         """
         labels = self.labels
         if labels is None or labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
             got = "none" if labels is None else f"{labels.dtype} of shape {list(labels.shape)}"
-            raise PGEError(
+            raise LabelsError(
                 f"Expected one class number per sample, as the second entry of a batch or under 'labels', but got "
                 f"{got}. Choose an estimator that needs no classes, such as the gap."
             )
@@ -144,8 +148,11 @@ class Extractor:
         if isinstance(source, Exception):
             raise source
         model = self._prepared(isolated_copy(self.model))
-        loaded = load_encoder(model, source.load_weights()).loaded
-        lacking = [name for name in encoder_parameters(model, self.options.get("encoder")) if name not in loaded]
+        report = load_encoder(model, source.load_weights())
+        state = plain(model).state_dict(keep_vars=True)
+        loaded = {id(state[name]) for name in report.loaded}  # of a tied one, either name will do
+        whole = encoder_parameters(model, self.options.get("encoder"))
+        lacking = [name for name, unit in whole.items() if id(unit) not in loaded]
         if lacking:  # what the model came with would be judged in their place
             raise PGEError(
                 f"Expected a source that holds the whole encoder, but {len(lacking)} of its parameters are missing or "
@@ -155,7 +162,7 @@ class Extractor:
 
     def _fresh(self, draw: int) -> nn.Module:
         starts = Starts(self.model, Probe("features"), self.options.get("encoder"), bool(self.options.get("thaw")))
-        starts.check(self.options.get("factory"))
+        starts.check(self.options.get("factory"), lambda copied: self._of_batch(copied, self.batches[0]))
         model = self._prepared(starts.make(draw, "features"))
         _settle(model.eval(), (self._of_batch(model, batch) for batch in self.batches))
         return model.eval()
@@ -181,9 +188,7 @@ def _settle(model: nn.Module, passes: Iterable[Any]) -> None:
 
 def _probabilities(source: Source, features: Tensor) -> Tensor | None:
     """What a source's linear head makes of features."""
-    if HEAD not in source.extras:
-        return None
     head = source.load_extra(HEAD)
-    if head["weight"].shape[1] != features.shape[1]:
+    if head is None or head["weight"].shape[1] != features.shape[1]:
         return None
     return torch.softmax(nn.functional.linear(features, head["weight"], head.get("bias")), dim=1)

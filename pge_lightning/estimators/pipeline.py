@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of, tied
 from pge_lightning.estimators.target import Target
 from pge_lightning.probe import Probe
@@ -40,7 +39,7 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         size = self.shortlist
-        if size != "ties" and (isinstance(size, str) or not (0 < size < 1 or (size >= 1 and size == int(size)))):
+        if size != "ties" and (isinstance(size, str) or not (0 < size < 1 or (size >= 1 and size % 1 == 0))):
             raise ValueError(
                 f"Expected `shortlist` to be 'ties', a whole number, or a fraction between 0 and 1, but got {size!r}."
             )
@@ -70,30 +69,34 @@ class Pipeline:
             sources: Names of sources.
 
         Returns:
-            Source to its estimate, or to what went wrong with it. One that fails on the shortlist makes room for the
-            next.
-
-        Raises:
-            PGEError: If no source can be judged.
+            Source to its estimate, or to what went wrong with it. Where one fails on the shortlist, all others are
+            ranked anew, as if it were not there, and the next one takes its place.
         """
-        first = target.judge(self.first, sources)
+        failed: dict[str, Exception] = {}
+        opened: dict[str, None] = {}
+        while left := [name for name in sources if name not in failed]:
+            found = self._rank(target, left, opened, again=bool(failed))
+            lost = {name: each for name, each in found.items() if isinstance(each, Exception)}
+            failed |= lost
+            if not lost:
+                target.notes.append(f"Opened {len(opened)} of {len(sources)} sources: {', '.join(opened)}.")
+                return {**found, **failed}
+        return failed
+
+    def _rank(self, target: Target, sources: Sequence[str], opened: dict[str, None], again: bool) -> Estimates:
+        """All sources, if none of them fails; adds to those that were opened."""
+        first = target.judge(self.first, sources, again)
+        if any(isinstance(each, Exception) for each in first.values()):
+            return first
         order = _ordered(first, self.first)
-        if not order:
-            raise PGEError(_none(first))
         size = self._size(first, order)
-        judged: dict[str, Estimate | Exception] = {}
-        waiting = list(order)
-        while waiting and (room := size - sum(isinstance(each, Estimate) for each in judged.values())) > 0:
-            asked = [*(name for name, each in judged.items() if isinstance(each, Estimate)), *waiting[:room]]
-            judged |= target.judge(self.then, asked, again=True)
-            waiting = waiting[room:]
-        failed = {name: each for name, each in {**first, **judged}.items() if isinstance(each, Exception)}
-        best = {name: self._turned(each) for name, each in judged.items() if isinstance(each, Estimate)}
-        if best:
-            target.notes.append(f"Opened {len(judged)} of {len(sources)} sources: {', '.join(judged)}.")
-        bottom = min((each.value for each in best.values()), default=0.0)
+        shortlist, waiting = order[:size], order[size:]
+        opened |= dict.fromkeys(shortlist)
+        judged = target.judge(self.then, shortlist, again=True)
+        best = {name: self._turned(each) if isinstance(each, Estimate) else each for name, each in judged.items()}
+        bottom = min((each.value for each in best.values() if isinstance(each, Estimate)), default=0.0)
         rest = {name: Estimate(bottom - 1.0 - place, shortlisted=False) for place, name in enumerate(waiting)}
-        return {**best, **rest, **failed}
+        return {**best, **rest}
 
     def _turned(self, estimate: Estimate) -> Estimate:
         """An estimate in this estimator's direction."""
@@ -121,8 +124,3 @@ def _ordered(found: Estimates, estimator: Estimator) -> list[str]:
     sign = -1 if estimator.higher_is_better else 1
     values = {name: sign * each.value for name, each in found.items() if isinstance(each, Estimate)}
     return sorted(values, key=lambda name: (values[name], name))
-
-
-def _none(found: Estimates) -> str:
-    reasons = "; ".join(f"{name}: {error}" for name, error in list(found.items())[:3])
-    return f"Expected at least one source that compares, but all {len(found)} failed. {reasons}"
