@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import nn
 
+from pge_lightning.advise import with_decision
 from pge_lightning.collect.loss import LossFn
 from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
@@ -17,10 +18,12 @@ from pge_lightning.encoder_features import FeaturesFn
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimator
 from pge_lightning.estimators.gap import GapEstimator
-from pge_lightning.estimators.target import Data, Target
+from pge_lightning.estimators.opening import Data
+from pge_lightning.estimators.target import Target
 from pge_lightning.library import Library
 from pge_lightning.load import LoadReport, load_encoder, whole_or_not_at_all
 from pge_lightning.probe import Probe
+from pge_lightning.race import RacePlan
 from pge_lightning.rank import Ranking, rank_sources
 from pge_lightning.records import Records
 from pge_lightning.restart import Factory
@@ -34,13 +37,13 @@ class Selection:
 
     Args:
         ranking: All sources.
-        source: Name of the one that was loaded.
-        report: What was loaded of it.
+        source: Name of the one that was loaded; ``None`` where the advice is to start from scratch.
+        report: What was loaded of it, if anything was.
     """
 
     ranking: Ranking
-    source: str
-    report: LoadReport
+    source: str | None
+    report: LoadReport | None
 
 
 class SourceSelector:
@@ -59,6 +62,8 @@ class SourceSelector:
         features: Takes a copy of the model and a batch and returns features ``[batch, d]``; by default what leaves
             the encoder.
         samples: Most target samples that features are computed for.
+        scratch: Whether the advice may be to start from scratch, so that nothing is loaded.
+        race: What a race of the best sources against scratch may cost; none is run without it.
         exclude: Names of sources to leave out.
         records: Finished fine-tunings to learn from; by default those of the library.
         cache: Whether the target's signature is kept in the library, and taken from there when it fits.
@@ -86,6 +91,8 @@ class SourceSelector:
         factory: Factory | None = None,
         features: FeaturesFn | None = None,
         samples: int = 5000,
+        scratch: bool = True,
+        race: RacePlan | None = None,
         exclude: Collection[str] = (),
         records: Records | None = None,
         cache: bool = True,
@@ -96,7 +103,7 @@ class SourceSelector:
             raise ValueError("Expected `estimator` or `probe`, but got both. Give the probe to the estimator.")
         self.library = library if isinstance(library, Library) else Library(library)
         self.estimator = estimator if estimator is not None else GapEstimator(probe or "default")
-        self.encoder, self.verbose = encoder, verbose
+        self.encoder, self.scratch, self.race, self.verbose = encoder, scratch, race, verbose
         self._options: dict[str, Any] = {
             "name": name,
             "encoder": encoder,
@@ -112,9 +119,10 @@ class SourceSelector:
         }
 
     def select(self, model: nn.Module, data: Data, **context: Any) -> Selection:
-        """Rank the sources, print the table, and load the encoder of the best one into the model.
+        """Rank the sources, print table and advice, and load the encoder of the best one into the model.
 
-        Where the weights of the best one cannot be read, it counts as failed, and the next one is loaded.
+        Where the weights of the best one cannot be read, it counts as failed, and the next one is loaded. Nothing is
+        loaded where starting from scratch is advised, and may be.
 
         Args:
             model: The model to be fine-tuned; only its encoder's values change, in place.
@@ -132,7 +140,7 @@ class SourceSelector:
             return self.load_best(model, ranking, bool(context.get("distributed")))
 
     def load_best(self, model: nn.Module, ranking: Ranking, distributed: bool = False) -> Selection:
-        """Load the encoder of the best source of a ranking that can be read, in place.
+        """Load the encoder of the best source of a ranking that can be read, in place, or none where none is advised.
 
         Args:
             model: The model to be fine-tuned.
@@ -143,11 +151,14 @@ class SourceSelector:
             The ranking, the source's name and what was loaded of it.
         """
         while True:
-            name = ranking.best.name
+            decision = ranking.decision
+            name = ranking.best.name if decision is None else decision.best
+            if self.scratch and decision is not None and decision.source is None:
+                return Selection(ranking, None, None)
             try:
                 return Selection(ranking, name, self.load(model, name, distributed))
             except (PGEError, OSError) as error:
-                rank_zero_warn(f"Source '{name}' is nearest, but cannot be loaded: {error}")
+                rank_zero_warn(f"Source '{name}' is the best, but cannot be loaded: {error}")
                 ranking = ranking.without(name, str(error))
 
     def load(self, model: nn.Module, name: str, distributed: bool = False) -> LoadReport:
@@ -182,7 +193,8 @@ class SourceSelector:
         Raises:
             PGEError: If there are no sources, or the target's signature cannot be collected.
         """
-        ranking = rank_sources(self.target(model, data, **context), self.estimator)
+        target = self.target(model, data, **context)
+        ranking = with_decision(target, rank_sources(target, self.estimator), self.race)
         if self.verbose:
             Console().print(ranking)
         return ranking

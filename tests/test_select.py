@@ -472,7 +472,7 @@ def test_a_winner_whose_weights_are_damaged_gives_way_to_the_next(library):
     first, second = (line.name for line in ranking.sources[:2])
     (weights,) = (library / first).glob("encoder-*")
     weights.write_bytes(weights.read_bytes()[:-1])
-    with pytest.warns(UserWarning, match=f"'{first}' is nearest, but cannot be loaded"):
+    with pytest.warns(UserWarning, match=f"'{first}' is the best, but cannot be loaded"):
         selection = selector(library).select(Net(), make_loader())
     assert selection.source == selection.ranking.best.name == second
     failed = selection.ranking.sources[-1]

@@ -76,7 +76,7 @@ def finetune(cfg: DictConfig) -> float:
     if selector is not None and source == AUTO:
         selection = selector.select(model, datamodule)
         write_ranking(selection.ranking, cfg.output_dir)
-        source = selection.source
+        source = selection.source or SCRATCH
     elif selector is not None:
         selector.load(model, source)
     metrics = fit_and_test(cfg, model, datamodule)

@@ -1,39 +1,34 @@
 """Target: what estimators may ask about a target and a library, each thing computed once and shared by all."""
 
-import copy
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
-import lightning.pytorch as pl
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
 
 from pge_lightning.collect import Collector
 from pge_lightning.collect.loss import LossFn
-from pge_lightning.collect.starts import shape_of
 from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
 from pge_lightning.encoder_features import FeaturesFn
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator
 from pge_lightning.estimators.features import Extractor, Features
-from pge_lightning.isolation import isolated_randomness, plain
+from pge_lightning.estimators.opening import Data, agreeing_units, agrees, open_sources, training_data
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
+from pge_lightning.race import Race, RacePlan, run_race
 from pge_lightning.records import Records
 from pge_lightning.restart import Factory
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
 
-__all__ = ["Data", "Target", "attempt"]
+__all__ = ["Target"]
 
-S = TypeVar("S")
 T = TypeVar("T")
-Data: TypeAlias = pl.LightningDataModule | DataLoader[Any] | Iterable[Any]
 
 
 class Target:
@@ -97,12 +92,14 @@ class Target:
         self.distributed = bool(context.get("distributed"))
         self.features_fn, self.samples, self._records = features, samples, records
         self.sources: dict[str, Source | Exception] = {}
-        self.alone(lambda: self.sources.update(_open_sources(library, exclude)))
-        opened = self.alone(lambda: {name: _reason(source) for name, source in self.sources.items()})
-        self.names = [name for name, reason in opened.items() if not reason]
-        self.failures = {name: reason for name, reason in opened.items() if reason}
-        self._loader, datamodule = agree(lambda: _training_data(data), self.distributed)
-        units = self.alone(lambda: self._agreeing_units() if encoder is None else None)
+        self.alone(lambda: self.sources.update(open_sources(library, exclude)))
+        opened = self.alone(lambda: {name: isinstance(source, Source) for name, source in self.sources.items()})
+        self.names = [name for name, is_open in opened.items() if is_open]
+        self.failures = self.alone(lambda: {name: str(self.sources[name]) for name in opened if not opened[name]})
+        self._loader, datamodule = agree(lambda: training_data(data), self.distributed)
+        units = self.alone(lambda: agreeing_units(model, self.sources.values()) if encoder is None else None)
+        if units is not None and verbose:
+            Console().print(f"Encoder: the {len(units)} units that agree with the sources in name and shape.")
         self.encoder: EncoderSpec = encoder if units is None else lambda _: units
         common = {"loss_fn": loss_fn, "factory": factory, "device": device, "datamodule": datamodule}
         self.options: dict[str, Any] = {**common, "encoder": self.encoder, "progress": verbose, **context}
@@ -170,7 +167,7 @@ class Target:
 
         def choose() -> int:
             opened = [source for source in self.sources.values() if isinstance(source, Source)]
-            agreed = (rung for rung in reversed(rungs) if all(_agrees(each, probe, rung, shapes) for each in opened))
+            agreed = (rung for rung in reversed(rungs) if all(agrees(each, probe, rung, shapes) for each in opened))
             return next(agreed, rungs[-1]) if probe.budgets else rungs[-1]
 
         return self.alone(choose)
@@ -202,6 +199,32 @@ class Target:
         """
         return self._extractor(source, draw)
 
+    def race(self, sources: Sequence[str], plan: RacePlan) -> Race:
+        """Let a few sources and the model as it is take fine-tuning steps on copies.
+
+        Args:
+            sources: Names of sources that could be opened.
+            plan: What the race may cost.
+
+        Returns:
+            The race.
+
+        Raises:
+            PGEError: If several processes take part, or as :func:`~pge_lightning.race.run_race`.
+        """
+        if self.distributed:
+            raise PGEError("Expected one process for a race, but several take part. Select before `trainer.fit`.")
+        opened = {name: source for name in sources if isinstance(source := self.sources[name], Source)}
+        weights = {name: source.load_weights for name, source in opened.items()}
+        taken = ("loss_fn", "device", "datamodule", "prepare", "limit", "progress")
+        options = {name: self.options[name] for name in taken if name in self.options}
+        return run_race(self.model, self._loader, weights, plan, **options)
+
+    @property
+    def judged(self) -> list[Estimator]:
+        """The estimators that were asked."""
+        return [estimator for estimator, _ in self._judged]
+
     def prepare_features(self) -> None:
         """Read the target's samples; every process must call this before rank zero asks for features."""
         _ = self._extractor
@@ -228,70 +251,3 @@ class Target:
         except ArtifactError as error:
             rank_zero_warn(f"The target's signature is not kept for later: {error}")
         return fresh
-
-    def _agreeing_units(self) -> frozenset[str] | None:
-        """The longest set of units of a source that the model has too, name by name and shape by shape."""
-        own = {name: shape_of(unit) for name, unit in plain(self.model).named_parameters()}
-        found = set()
-        for source in [source for source in self.sources.values() if isinstance(source, Source)]:
-            stored = attempt(source.load_signature, source.signatures[0]) if source.signatures else None
-            shapes = stored.fingerprint["shapes"] if isinstance(stored, Signature) else {}
-            if shapes and all(own.get(name, 0) in (None, shape) for name, shape in shapes.items()):
-                found.add(frozenset(shapes))
-        longest = [units for units in found if len(units) == max(map(len, found))]
-        if not longest:
-            return None
-        if len(longest) > 1:
-            raise PGEError(
-                f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
-                "Name the transferred part with `encoder=`."
-            )
-        if self.verbose:
-            Console().print(f"Encoder: the {len(longest[0])} units that agree with the sources in name and shape.")
-        return longest[0]
-
-
-def attempt(action: Callable[[S], T], of: S) -> T | Exception:
-    """The result of an action on one source, or the reason why there is none."""
-    try:
-        return action(of)
-    except (PGEError, ValueError, OSError) as error:
-        return error
-
-
-def _reason(source: Source | Exception) -> str:
-    return str(source) if isinstance(source, Exception) else ""
-
-
-def _open_sources(library: Library, exclude: Collection[str]) -> dict[str, Source | Exception]:
-    names = [name for name in library.names() if name not in exclude]
-    if not names:
-        beside = f" beside the excluded {sorted(exclude)}" if exclude else ""
-        raise PGEError(
-            f"Expected sources in the library '{library.root}', but there are none{beside}. "
-            "Train one with PrincipalGradientCallback."
-        )
-    return {name: attempt(library.open, name) for name in names}
-
-
-def _agrees(source: Source, probe: Probe, rung: int, shapes: Mapping[str, list[int]]) -> bool:
-    """Whether a source holds a rung; one that could not be compared at any other rung either has no say."""
-    entries = [entry for entry in source.signatures if entry.recipe == probe.recipe]
-    if rung in {entry.budget for entry in entries}:
-        return True
-    stored = (attempt(source.load_signature, entry) for entry in entries)
-    return not any(
-        isinstance(signature, Signature) and signature.fingerprint["shapes"] == shapes for signature in stored
-    )
-
-
-def _training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
-    """The training loader, and the data module it came from; the user's own data module is not set up."""
-    if not isinstance(data, pl.LightningDataModule):
-        return data, None
-    with isolated_randomness():
-        # Shared, not copied: a Trainer that used the data module before holds models, loggers and locks.
-        datamodule = copy.deepcopy(data, {id(data.trainer): data.trainer})
-        datamodule.prepare_data()
-        datamodule.setup("fit")
-        return datamodule.train_dataloader(), datamodule
