@@ -160,7 +160,8 @@ def warn_few_samples(score: str, features: Tensor) -> None:
     """
     samples, width = features.shape
     if samples <= width:
-        warn_weak(score, f"{width} features of {samples} samples fit chance. Take more samples or fewer features")
+        reason = f"{width} features of {samples} samples fit chance. Take more samples or fewer features"
+        warn_weak(score, reason, stacklevel=4)
 
 
 def warn_single_samples(score: str, target: Tensor) -> None:
@@ -171,7 +172,8 @@ def warn_single_samples(score: str, target: Tensor) -> None:
         target: Classes from 0 without gaps, int64, ``[n]``.
     """
     if single := int((class_counts(target) == 1).sum()):
-        warn_weak(score, f"{single} classes have a single sample, which says nothing of their spread. Leave them out")
+        reason = f"{single} classes have a single sample, which says nothing of their spread. Leave them out"
+        warn_weak(score, reason, stacklevel=4)
 
 
 def warn_saturated(score: str, value: Tensor, bound: float) -> None:
@@ -183,14 +185,16 @@ def warn_saturated(score: str, value: Tensor, bound: float) -> None:
         bound: Its greatest value, or its least.
     """
     if abs(float(value) - bound) <= 1e-9 * max(1.0, abs(bound)):
-        warn_weak(score, f"it is at its bound {bound:g}, where it cannot tell sources apart. Take more samples")
+        reason = f"it is at its bound {bound:g}, where it cannot tell sources apart. Take more samples"
+        warn_weak(score, reason, stacklevel=4)
 
 
-def warn_weak(score: str, reason: str) -> None:
+def warn_weak(score: str, reason: str, stacklevel: int = 3) -> None:
     """Warn that a value is defined but says little.
 
     Args:
         score: Name of the score.
         reason: Why, and what to do about it.
+        stacklevel: Calls from here up to the line that asked for the score, as of :func:`warnings.warn`.
     """
-    warnings.warn(f"{score} says little here: {reason}.", UserWarning, stacklevel=3)
+    warnings.warn(f"{score} says little here: {reason}.", UserWarning, stacklevel)
