@@ -25,7 +25,7 @@ METRICS = {
     "knn": (KNNAccuracy, {"k": 3}, FEATURES, knn_accuracy),
     "linear_probe": (
         LinearProbe,
-        {"folds": 4, "repeats": 2, "classifier": "logistic", "strength": 1.0, "seed": 3},
+        {"folds": 4, "repeats": 2, "classifier": "logistic", "strength": 1.0, "measure": "confidence", "seed": 3},
         FEATURES,
         linear_probe,
     ),

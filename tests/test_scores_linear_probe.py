@@ -14,33 +14,34 @@ from pge_lightning.functional.scores.linear_probe import fold_numbers
 from score_samples import blobs, labels, public_set, quietly, renamed
 
 
-def slow(features, target, classifier, strength, folds=3, repeats=2):
+def slow(features, target, classifier, strength, measure="accuracy", folds=3, repeats=2):
     """One model of scikit-learn for every fold."""
     x, y = features.numpy(), target.numpy()
     deviation = x.std(axis=0)
     x = (x - x.mean(axis=0)) / np.where(deviation > 0, deviation, 1)
     penalty = strength * np.linalg.eigvalsh(x.T @ x).sum() / min(x.shape)
-    accuracies = []
+    judged = []
     for numbers in fold_numbers(target, folds, repeats, seed=0).numpy():
         for fold in range(folds):
             kept, out = numbers != fold, numbers == fold
             if classifier == "ridge":
-                fitted = Ridge(alpha=penalty).fit(x[kept], np.eye(y.max() + 1)[y[kept]])
-                guesses = fitted.predict(x[out]).argmax(axis=1)
+                guesses = Ridge(alpha=penalty).fit(x[kept], np.eye(y.max() + 1)[y[kept]]).predict(x[out])
             else:
-                guesses = LogisticRegression(C=1 / penalty, max_iter=1000).fit(x[kept], y[kept]).predict(x[out])
-            accuracies.append(np.mean(guesses == y[out]))
-    return accuracies
+                guesses = LogisticRegression(C=1 / penalty, max_iter=1000).fit(x[kept], y[kept]).predict_proba(x[out])
+            own = np.clip(guesses[np.arange(len(guesses)), y[out]], 0, 1)
+            judged.append(np.mean(guesses.argmax(axis=1) == y[out] if measure == "accuracy" else own))
+    return judged
 
 
+@pytest.mark.parametrize("measure", ["accuracy", "confidence"])
 @pytest.mark.parametrize("classifier", ["ridge", "logistic"])
 @pytest.mark.parametrize("name", ["iris", "wine"])
-def test_equals_a_model_of_scikit_learn_for_every_fold(name, classifier):
+def test_equals_a_model_of_scikit_learn_for_every_fold(name, classifier, measure):
     features, target = public_set(name)
-    folds = linear_probe_folds(features, target, repeats=2, classifier=classifier, strength=0.3)
-    assert folds.tolist() == pytest.approx(slow(features, target, classifier, 0.3), abs=1e-12)
-    value = linear_probe(features, target, repeats=2, classifier=classifier, strength=0.3)
-    assert torch.equal(value, folds.mean())
+    options = {"repeats": 2, "classifier": classifier, "strength": 0.3, "measure": measure}
+    folds = linear_probe_folds(features, target, **options)
+    assert folds.tolist() == pytest.approx(slow(features, target, classifier, 0.3, measure), rel=1e-4)
+    assert torch.equal(linear_probe(features, target, **options), folds.mean())
 
 
 def test_more_features_than_samples_give_what_the_long_way_gives():
@@ -118,6 +119,12 @@ def test_a_class_of_one_sample_is_never_right_and_warns(classifier):
     assert float(value) == pytest.approx(15 / 16)
 
 
+def test_confidence_tells_sources_apart_that_are_equally_accurate():
+    wide, tight = (blobs(spread=spread) for spread in (0.05, 0.02))
+    assert linear_probe(*wide).tolist() == linear_probe(*tight).tolist() == 1.0
+    assert linear_probe(*wide, measure="confidence") < linear_probe(*tight, measure="confidence") < 1.0
+
+
 def test_shuffled_classes_leave_chance():
     target = torch.arange(4).repeat(50)
     noise = torch.randn(200, 30, generator=torch.Generator().manual_seed(0))
@@ -150,6 +157,7 @@ def test_ridge_takes_a_fraction_of_a_second_at_few_labels():
         ({"repeats": 0}, "Expected `repeats` to be at least 1"),
         ({"classifier": "forest"}, "Expected `classifier` to be one of .'ridge', 'logistic'."),
         ({"strength": 0.0}, "Expected `strength` above 0"),
+        ({"measure": "recall"}, "Expected `measure` to be 'accuracy' or 'confidence'"),
     ],
 )
 def test_arguments_out_of_range_are_refused(options, reason):

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pge_lightning.functional.scores.linear_probe import Classifier, linear_probe
+from pge_lightning.functional.scores.linear_probe import Classifier, Measure, linear_probe
 from pge_lightning.metrics.sample_score import FeatureScore
 
 __all__ = ["LinearProbe"]
@@ -22,6 +22,7 @@ class LinearProbe(FeatureScore):
         repeats: How often the samples are split anew.
         classifier: ``"ridge"`` or ``"logistic"``.
         strength: Penalty; ``None`` takes that of the classifier.
+        measure: ``"accuracy"`` or ``"confidence"``.
         seed: Of the splits.
         **kwargs: Arguments of :class:`torchmetrics.Metric`.
 
@@ -43,6 +44,7 @@ class LinearProbe(FeatureScore):
         repeats: int = 5,
         classifier: Classifier = "ridge",
         strength: float | None = None,
+        measure: Measure = "accuracy",
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -50,6 +52,9 @@ class LinearProbe(FeatureScore):
         self.folds, self.repeats, self.seed = folds, repeats, seed
         self.classifier: Classifier = classifier
         self.strength = strength
+        self.measure: Measure = measure
 
     def _score(self, inputs: Tensor, target: Tensor) -> Tensor:
-        return linear_probe(inputs, target, self.folds, self.repeats, self.classifier, self.strength, self.seed)
+        return linear_probe(
+            inputs, target, self.folds, self.repeats, self.classifier, self.strength, self.measure, self.seed
+        )

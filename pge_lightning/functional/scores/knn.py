@@ -45,8 +45,9 @@ def knn_accuracy(features: Tensor, target: Tensor, k: int = 5) -> Tensor:
     warn_single_samples("kNN accuracy", target)
     # Around the mean, squared lengths are small, and so is what rounding does to their differences.
     features = features - features.mean(dim=0)
-    right = torch.cat([_right(features, target, rows, k) for rows in torch.arange(len(features)).split(CHUNK)])
-    return right.mean()
+    rows = torch.arange(len(features))
+    right = [_right(features, target, rows[start : start + CHUNK], k) for start in range(0, len(rows), CHUNK)]
+    return torch.cat(right).mean()
 
 
 def _right(features: Tensor, target: Tensor, rows: Tensor, k: int) -> Tensor:

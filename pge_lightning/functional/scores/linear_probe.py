@@ -9,9 +9,10 @@ from torch import Tensor
 
 from pge_lightning.functional.scores.checks import check_features, class_counts, warn_single_samples
 
-__all__ = ["Classifier", "linear_probe", "linear_probe_folds"]
+__all__ = ["Classifier", "Measure", "linear_probe", "linear_probe_folds"]
 
 Classifier: TypeAlias = Literal["ridge", "logistic"]
+Measure: TypeAlias = Literal["accuracy", "confidence"]
 
 STRENGTHS: dict[str, float] = {"ridge": 0.2, "logistic": 0.01}
 
@@ -23,6 +24,7 @@ def linear_probe(
     repeats: int = 5,
     classifier: Classifier = "ridge",
     strength: float | None = None,
+    measure: Measure = "accuracy",
     seed: int = 0,
 ) -> Tensor:
     """Mean accuracy of a linear classifier on samples that it was not fitted to.
@@ -36,6 +38,7 @@ def linear_probe(
         repeats: How often the samples are split anew.
         classifier: ``"ridge"`` or ``"logistic"``.
         strength: Penalty; ``None`` takes 0.2 for ridge and 0.01 for logistic regression.
+        measure: ``"accuracy"`` or ``"confidence"``.
         seed: Of the splits.
 
     Returns:
@@ -51,7 +54,7 @@ def linear_probe(
         >>> linear_probe(features, torch.tensor([7, 7, 7, 3, 3, 3]))
         tensor(1., dtype=torch.float64)
     """
-    return linear_probe_folds(features, target, folds, repeats, classifier, strength, seed).mean()
+    return linear_probe_folds(features, target, folds, repeats, classifier, strength, measure, seed).mean()
 
 
 def linear_probe_folds(
@@ -61,6 +64,7 @@ def linear_probe_folds(
     repeats: int = 5,
     classifier: Classifier = "ridge",
     strength: float | None = None,
+    measure: Measure = "accuracy",
     seed: int = 0,
 ) -> Tensor:
     r"""Accuracy of a linear classifier on each fold of repeated, stratified cross-validation.
@@ -75,6 +79,9 @@ def linear_probe_folds(
     eigenvalues of :math:`X^T X` that are not zero, about ``max(n, d)``: so one :math:`\lambda` serves few samples and
     many, narrow features and wide ones. Constant features are left out.
 
+    ``"confidence"`` is the mean value, clipped to [0, 1], that a sample's own class gets: the regression's value or the
+    probability. It moves with every sample and not only with those near a boundary, and so is less noisy.
+
     Args:
         features: Features of the samples, ``[n, d]``, of any floating dtype.
         target: Class of each sample, ``[n]``, of any integer dtype; names of classes are free.
@@ -82,6 +89,7 @@ def linear_probe_folds(
         repeats: How often the samples are split anew.
         classifier: ``"ridge"`` or ``"logistic"``.
         strength: Penalty :math:`\lambda`; ``None`` takes 0.2 for ridge and 0.01 for logistic regression.
+        measure: ``"accuracy"`` or ``"confidence"``.
         seed: Of the splits.
 
     Returns:
@@ -99,7 +107,7 @@ def linear_probe_folds(
         tensor([1., 1., 1.], dtype=torch.float64)
     """
     features, target = check_features(features, target)
-    _check_arguments(target, folds, repeats, classifier, strength)
+    _check_arguments(target, folds, repeats, classifier, strength, measure)
     warn_single_samples("Linear probe", target)
     features = features[:, (features != features[:1]).any(dim=0)]
     features = (features - features.mean(dim=0)) / features.std(dim=0, unbiased=False)
@@ -107,7 +115,7 @@ def linear_probe_folds(
     predict = _ridge if classifier == "ridge" else _logistic
     eigenvalue = float(features.square().sum()) / min(features.shape)
     guesses = predict(features, target, held, eigenvalue * (STRENGTHS[classifier] if strength is None else strength))
-    return torch.stack([(guess == target[out]).double().mean() for guess, out in zip(guesses, held, strict=True)])
+    return torch.stack([_judge(guess, target[out], measure) for guess, out in zip(guesses, held, strict=True)])
 
 
 def fold_numbers(target: Tensor, folds: int, repeats: int, seed: int) -> Tensor:
@@ -134,6 +142,12 @@ def fold_numbers(target: Tensor, folds: int, repeats: int, seed: int) -> Tensor:
     return numbers.to(target.device)
 
 
+def _judge(guesses: Tensor, target: Tensor, measure: Measure) -> Tensor:
+    if measure == "accuracy":
+        return (guesses.argmax(dim=1) == target).double().mean()
+    return guesses.gather(1, target[:, None]).clamp(0.0, 1.0).mean()
+
+
 def _ridge(features: Tensor, target: Tensor, held: list[Tensor], penalty: float) -> Iterator[Tensor]:
     samples, width = features.shape
     if width > samples:
@@ -146,17 +160,21 @@ def _ridge(features: Tensor, target: Tensor, held: list[Tensor], penalty: float)
     for out in held:
         left, right = features[out], classes[out]
         factor = torch.linalg.cholesky(gram - left.T @ left)
-        yield (left @ torch.cholesky_solve(moment - left.T @ right, factor)).argmax(dim=1)
+        yield left @ torch.cholesky_solve(moment - left.T @ right, factor)
 
 
 def _logistic(features: Tensor, target: Tensor, held: list[Tensor], penalty: float) -> Iterator[Tensor]:
     for out in held:
         model = LogisticRegression(C=1 / penalty, max_iter=10_000)
         model.fit(features[~out].cpu().numpy(), target[~out].cpu().numpy())
-        yield torch.from_numpy(model.predict(features[out].cpu().numpy())).to(target.device)
+        guesses = features.new_zeros(int(out.sum()), int(target.max()) + 1)
+        guesses[:, model.classes_] = torch.from_numpy(model.predict_proba(features[out].cpu().numpy())).to(guesses)
+        yield guesses
 
 
-def _check_arguments(target: Tensor, folds: int, repeats: int, classifier: str, strength: float | None) -> None:
+def _check_arguments(
+    target: Tensor, folds: int, repeats: int, classifier: str, strength: float | None, measure: str
+) -> None:
     if int((class_counts(target) >= 2).sum()) < 2:
         raise ValueError(
             "Expected two classes of at least two samples, one to fit and one to judge by, but got fewer. "
@@ -170,3 +188,5 @@ def _check_arguments(target: Tensor, folds: int, repeats: int, classifier: str, 
         raise ValueError(f"Expected `classifier` to be one of {list(STRENGTHS)}, but got {classifier!r}.")
     if strength is not None and not strength > 0:
         raise ValueError(f"Expected `strength` above 0, but got {strength}.")
+    if measure not in ("accuracy", "confidence"):
+        raise ValueError(f"Expected `measure` to be 'accuracy' or 'confidence', but got {measure!r}.")

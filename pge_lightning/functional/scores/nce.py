@@ -38,10 +38,10 @@ def nce(source_labels: Tensor, target: Tensor) -> Tensor:
             f"Expected one source label per sample, but got {len(source_labels)} for {len(target)} samples."
         )
     source, target = check_labels(source_labels, "source labels"), check_classes(target)
-    cells, counts = torch.stack([source, target.to(source.device)]).unique(dim=1, return_counts=True)
-    counts = counts.double()
-    conditional = counts / torch.bincount(source)[cells[0]]
-    value = (counts * conditional.log()).sum().clamp(max=0.0) / len(source)
+    classes = int(target.max()) + 1
+    cells = (int(source.max()) + 1) * classes
+    joint = torch.bincount(source * classes + target.to(source.device), minlength=cells).double().reshape(-1, classes)
+    value = torch.xlogy(joint, joint / joint.sum(dim=1, keepdim=True)).sum().clamp(max=0.0) / len(source)
     if int(source.max()) == 0:
         warn_weak("NCE", "the source puts every sample into one class. Compare sources by LEEP, which knows how surely")
     warn_saturated("NCE", value, 0.0)

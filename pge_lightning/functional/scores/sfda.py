@@ -74,7 +74,8 @@ def _probabilities(features: Tensor, target: Tensor, shrinkage: Tensor) -> Tenso
     shrunk = (1 - shrinkage) * covariance + shrinkage * scale * identity
     weights = torch.linalg.solve(shrunk, means.T)
     prior = class_counts(target).double() / len(target)
-    return (features @ weights - 0.5 * (means.T * weights).sum(dim=0) + prior.log()).softmax(dim=1)
+    scores: Tensor = features @ weights - 0.5 * (means.T * weights).sum(dim=0) + prior.log()
+    return scores.softmax(dim=1)
 
 
 def _within(features: Tensor, target: Tensor) -> Tensor:
