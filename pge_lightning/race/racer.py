@@ -1,7 +1,8 @@
 """Racer: a copy of a module that takes fine-tuning steps and is judged on samples it has not seen."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation.stand_in import stand_in_trainer
 
-__all__ = ["Racer", "make_optimizer"]
+__all__ = ["Racer", "evaluating", "make_optimizer"]
 
 
 class Racer:
@@ -54,13 +55,8 @@ class Racer:
         Raises:
             PGEError: If it is not finite, or the module skips every batch.
         """
-        modes = [(part, part.training) for part in self.clone.modules()]
-        self.clone.eval()
-        try:
+        with evaluating(self.clone):
             found = [(size, self.step(batch, 0)) for size, batch in batches]
-        finally:
-            for part, mode in modes:
-                part.training = mode
         losses = [(size, float(loss.detach())) for size, loss in found if loss is not None]
         total = sum(size for size, _ in losses)
         mean = math.fsum(size * loss for size, loss in losses) / total if total else math.nan
@@ -79,6 +75,25 @@ class Racer:
         for unit, gradient in zip(self.weights, gradients, strict=True):
             unit.grad = gradient
         return float(loss.detach())
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Generator[None]:
+    """Set a module to evaluation mode, and its parts back to their own modes on leaving.
+
+    Args:
+        module: The module.
+
+    Yields:
+        Nothing.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def make_optimizer(clone: nn.Module, horizon: int, lr: float) -> torch.optim.Optimizer:

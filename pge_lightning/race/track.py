@@ -16,7 +16,7 @@ from pge_lightning.collect.warmup import place
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, isolated_copy, seed_all
 from pge_lightning.load import load_encoder
-from pge_lightning.race.racer import Racer
+from pge_lightning.race.racer import Racer, evaluating
 from pge_lightning.samples.pool import SamplePool
 
 __all__ = ["Course", "RacePlan", "Track", "Weights"]
@@ -176,7 +176,8 @@ class Track:
         step = self.make(clone)
         if any(is_lazy(value) for value in chain(clone.parameters(), clone.buffers())):
             self._seed("lazy", split)
-            step(place(clone, self.pool.batch(self.course.held(split)[0]), self.device, self.datamodule), 0)
+            with evaluating(clone):
+                step(place(clone, self.pool.batch(self.course.held(split)[0]), self.device, self.datamodule), 0)
         if values is not None:
             load_encoder(clone, values)
         return Racer(clone, step, self.plan.steps, self.plan.lr)

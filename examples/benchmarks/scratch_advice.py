@@ -1,0 +1,176 @@
+"""Is it seen beforehand which sources do worse than scratch? Advice for every pair of a finished evaluation.
+
+python examples/benchmarks/scratch_advice.py outputs/text_intent/sources outputs/text_intent/results
+
+What fine-tuning really gave comes from the evaluation's `cells.csv`. A pair is of a source and a target; "do not
+transfer" is right where the mean over seeds is lower than that of scratch. Records are those of other targets. Races
+run with the evaluation's own model, optimizer and labels, never with test data.
+"""
+
+import argparse
+import os
+import time
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from sklearn.linear_model import LogisticRegression
+
+from pge_lightning.app.build import build_data
+from pge_lightning.app.study import Study, start_study
+from pge_lightning.app.tasks import seeded_model
+from pge_lightning.decide import probe_evidence, race_evidence, records_evidence
+from pge_lightning.estimators.target import Target
+from pge_lightning.functional.scores import linear_probe_folds
+from pge_lightning.race import RacePlan, run_race
+from pge_lightning.record import SCRATCH
+
+DRAWS = 3  # re-initialised encoders that a source's features are compared with
+RESAMPLES = 2000
+MEASURES = ("precision", "recall", "F1", "accuracy", "balanced accuracy")
+
+
+def read_truth(results: str) -> pd.DataFrame:
+    """What fine-tuning gave: means over seeds, ``[targets, sources]`` with a column for scratch."""
+    cells = pd.read_csv(Path(results) / "cells.csv", keep_default_na=False, na_values={"value": [""]})
+    tuned = cells[cells["target"] != ""].dropna(subset="value")
+    return tuned.pivot_table(index="target", columns="source", values="value", aggfunc="mean")
+
+
+def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFrame, steps: int, splits: int) -> list:
+    """Log-odds of each source of one target by each kind of evidence, and what they cost."""
+    datamodule = build_data(job.data)
+    model = seeded_model(job, datamodule)
+    sources = {name: study.library.open(name).load_weights for name in names}
+    begin = time.perf_counter()
+    target = Target(model, datamodule, study.library, encoder="encoder")
+
+    def folds(source: str | None, draw: int = 0) -> np.ndarray:
+        found = target.features(source, draw)
+        return linear_probe_folds(found.features, found.classes).numpy()
+
+    probed, random = {name: folds(name) for name in names}, np.stack([folds(None, draw) for draw in range(DRAWS)])
+    seconds = time.perf_counter() - begin
+    plan = RacePlan(steps * splits * (len(names) + 1), splits, halve=False)
+    race = run_race(model, datamodule.train_dataloader(), sources, plan)
+    past = truth.drop(index=job.name)
+    evidence = {
+        "linear probe": lambda name: probe_evidence(probed[name], random),
+        "records": lambda name: records_evidence(past, name),
+        "race": lambda name: race_evidence(race, name),
+    }
+    costs = {"probe_seconds": seconds, "race_seconds": race.seconds, "race_steps": race.steps}
+    rows = []
+    for name in names:
+        odds = {kind: getattr(look(name), "log_odds", 0.0) for kind, look in evidence.items()}
+        rows.append({"target": job.name, "source": name, "probe": probed[name].mean(), **odds, **costs})
+    return rows
+
+
+def judge(wrong: np.ndarray, advised: np.ndarray) -> list[float]:
+    """The measures of advice against transfer, ``advised``, where transfer is ``wrong``; both bool ``[pairs]``."""
+    hits = (wrong & advised).sum()
+    precision = hits / advised.sum() if advised.any() else np.nan
+    recall, kept = hits / max(wrong.sum(), 1), (~wrong & ~advised).sum() / max((~wrong).sum(), 1)
+    f1 = 2 * hits / max(advised.sum() + wrong.sum(), 1)
+    return [precision, recall, f1, (wrong == advised).mean(), (recall + kept) / 2]
+
+
+def intervals(pairs: pd.DataFrame, advised: pd.Series) -> list[str]:
+    """Each measure with its 95 % interval over resampled targets."""
+    groups = [np.flatnonzero(pairs["target"] == name) for name in pairs["target"].unique()]
+    wrong, said = (pairs["gain"] < 0).to_numpy(), advised.to_numpy()
+    random = np.random.default_rng(0)
+    draws = [
+        np.concatenate([groups[i] for i in random.integers(len(groups), size=len(groups))]) for _ in range(RESAMPLES)
+    ]
+    low, high = np.nanquantile([judge(wrong[draw], said[draw]) for draw in draws], [0.025, 0.975], axis=0)
+    values = zip(judge(wrong, said), low, high, strict=True)
+    return ["-" if np.isnan(value) else f"{value:.2f} ({least:.2f}-{most:.2f})" for value, least, most in values]
+
+
+def calibrated(pairs: pd.DataFrame) -> pd.Series:
+    """Advice by the race alone, with the line drawn where it is best on all other targets."""
+    advised = pd.Series(False, index=pairs.index)
+    for name in pairs["target"].unique():
+        here, others = pairs[pairs["target"] == name], pairs[pairs["target"] != name]
+        if others["gain"].lt(0).nunique() == 2:
+            fitted = LogisticRegression(C=1e3).fit(others[["race"]], others["gain"] < 0)
+            advised[here.index] = fitted.predict(here[["race"]])
+    return advised
+
+
+def ways(pairs: pd.DataFrame) -> dict[str, pd.Series]:
+    """Way to advise, to what it advises against."""
+
+    def against(*kinds: str) -> pd.Series:
+        return pairs[list(kinds)].sum(axis=1) < 0
+
+    return {
+        "always transfer": pd.Series(False, index=pairs.index),
+        "never transfer": pd.Series(True, index=pairs.index),
+        "linear probe": against("linear probe"),
+        "records": against("records"),
+        "race": against("race"),
+        "race, calibrated on the other targets": calibrated(pairs),
+        "race and records": against("race", "records"),
+        "all three (default)": against("race", "records", "linear probe"),
+    }
+
+
+def show(pairs: pd.DataFrame, console: Console) -> None:
+    """Print how good the advice is, for all pairs and for the source that the linear probe would choose."""
+    share = (pairs["gain"] < 0).mean()
+    table = Table("advice", *MEASURES, "points, best source", box=None, padding=(0, 1, 0, 0))
+    table.title = f"advice not to transfer: {len(pairs)} pairs, scratch better in {share:.0%}; 95 % over targets"
+    best = pairs.loc[pairs.groupby("target")["probe"].idxmax()]
+    for name, advised in ways(pairs).items():
+        points = 100 * best["gain"].where(~advised[best.index], 0.0).mean()
+        table.add_row(name, *intervals(pairs, advised), f"{points:+.2f}")
+    console.print(table)
+    console.print(
+        f"Points: what follows the advice for the linear probe's best source of each target gains over scratch in the "
+        f"mean; knowing the truth, {100 * best['gain'].clip(lower=0).mean():+.2f}.\n"
+        f"Cost per target: race {fmean(pairs['race_steps']):.0f} steps, {fmean(pairs['race_seconds']):.1f} s; linear "
+        f"probe {fmean(pairs['probe_seconds']):.1f} s; records nothing."
+    )
+
+
+def main() -> None:
+    """Look at every pair, write `scratch_advice.csv` into the results, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", help="folder of the sources")
+    parser.add_argument("results", help="folder of `cells.csv`")
+    parser.add_argument("--experiment", default="text_intent")
+    parser.add_argument("--steps", type=int, default=100, help="of every candidate on every split")
+    parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--out", help="table of all pairs; by default scratch_advice.csv in the results")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    overrides = [f"experiment={options.experiment}", f"library.root={os.path.abspath(options.library)}"]
+    overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        study = start_study(compose("pge", overrides=overrides))
+    truth = read_truth(options.results)
+    rows = []
+    for name in track([name for name in study.targets if name in truth.index], "Looking at targets", transient=True):
+        names = [
+            source for source in study.candidates(name)[:-1] if source in truth and source in study.library.names()
+        ]
+        rows += looks_at(study.target_job(name, study.seeds[0]), study, names, truth, options.steps, options.splits)
+        pairs = pd.DataFrame(rows)
+        gains = truth.sub(truth[SCRATCH], axis=0)
+        pairs["gain"] = [gains.at[row.target, row.source] for row in pairs.itertuples()]
+        pairs.to_csv(options.out or Path(options.results) / "scratch_advice.csv", index=False)
+    show(pairs.dropna(subset="gain"), Console(width=180))
+
+
+if __name__ == "__main__":
+    main()
