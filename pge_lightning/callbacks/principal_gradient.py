@@ -188,7 +188,9 @@ class PrincipalGradientCallback(Callback):
         collectors = [Collector(pl_module, loader, probe=probe, **options) for probe in probes]
         plan = [(collector, budget) for collector in collectors for budget in collector.budgets]
         self.signatures = [collector.collect(budget) for collector, budget in plan]
-        self._summary = summarise(collectors[0].pool, loader, self.summary) if self.summary else None
+        # A probe without labels may read other samples than the training does.
+        chosen = next((collector for collector in collectors if collector.batches is loader), collectors[0])
+        self._summary = summarise(chosen.pool, chosen.batches, self.summary) if self.summary else None
         seconds = sum(signature.seconds for signature in self.signatures)
         told = ", ".join(f"'{signature.probe.name}' at {signature.budget} samples" for signature in self.signatures)
         rank_zero_info(f"Collected source '{self.name}' in {seconds:.1f} s: {told}.")
