@@ -16,6 +16,7 @@ from pge_lightning.distributed import agree, on_rank_zero
 from pge_lightning.encoder import EncoderSpec
 from pge_lightning.encoder_features import FeaturesFn
 from pge_lightning.errors import PGEError
+from pge_lightning.estimators.default import default_estimator
 from pge_lightning.estimators.estimator import Estimator
 from pge_lightning.estimators.gap import GapEstimator
 from pge_lightning.estimators.opening import Data
@@ -51,8 +52,8 @@ class SourceSelector:
 
     Args:
         library: The library, or its path or URL.
-        estimator: What ranks the sources; by default the gap.
-        probe: The recipe of the default gap, or the name of a shipped one; the sources must hold signatures of it.
+        estimator: What ranks the sources; by default :func:`~pge_lightning.estimators.default_estimator`.
+        probe: Rank by the gap alone, under this probe or the shipped one of this name.
         name: What the target is called in the library's records, if it has a name.
         encoder: Names the transferred part, as in :func:`~pge_lightning.collect.collect_signature`. By default the
             longest set of units that agrees in names and shapes between the model and the sources.
@@ -102,7 +103,7 @@ class SourceSelector:
         if estimator is not None and probe is not None:
             raise ValueError("Expected `estimator` or `probe`, but got both. Give the probe to the estimator.")
         self.library = library if isinstance(library, Library) else Library(library)
-        self.estimator = estimator if estimator is not None else GapEstimator(probe or "default")
+        self.estimator = estimator or (default_estimator() if probe is None else GapEstimator(probe))
         self.encoder, self.scratch, self.race, self.verbose = encoder, scratch, race, verbose
         self._options: dict[str, Any] = {
             "name": name,

@@ -13,7 +13,8 @@ __all__ = ["CONVENTION", "Quality", "agreement", "assess", "expected_at_random",
 
 CONVENTION = (
     "Weighted tau is scipy.stats.weightedtau(score, truth) with its default ranks; score is higher for better (minus "
-    "the gap), truth the mean accuracy after fine-tuning. Regret and gain are points of accuracy. The self pair is never counted."
+    "the gap), truth the mean accuracy after fine-tuning. Regret and gain are points of accuracy. The self pair is "
+    "never counted."
 )
 
 

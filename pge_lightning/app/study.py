@@ -128,7 +128,7 @@ def start_study(cfg: DictConfig) -> Study:
         library.check_name(name, overwrite=True)
         if name in (AUTO, SCRATCH):
             raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
-    entries = node.estimators or {"gap": {}}
+    entries = node.estimators or {build_estimator(cfg.selector).name: {}}
     estimators = tuple(_contestant(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
         raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")

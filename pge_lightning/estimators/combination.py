@@ -8,16 +8,20 @@ from statistics import fmean, pstdev
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of
 from pge_lightning.estimators.target import Target
+from pge_lightning.intervals import error_and_margin
 from pge_lightning.probe import Probe
 
-__all__ = ["Combination", "standardised"]
+__all__ = ["Combination", "reliability", "standardised"]
 
 
 @dataclass(frozen=True)
 class Combination:
     """The weighted sum of several estimators' standardised estimates; higher is better.
 
-    Each estimator's values are turned so that higher is better, centred, and divided by their spread over the sources.
+    Each estimator's values are turned so that higher is better, centred, and divided by their spread over all sources
+    that it has judged. A vote counts by its reliability, the share of that spread which is not its own noise, so that a
+    probe on few labels does not outvote what is better known.
+
     An estimator that can say nothing of the target, such as a score of labels where there are none, or that fails for
     all sources for one and the same reason, is left out, and the ranking says so. A source that one of the others
     cannot judge fails, and the rest is ranked as if it were not there.
@@ -26,6 +30,7 @@ class Combination:
         estimators: What to combine, by any names; null entries are left out.
         weights: Weights by the same names; 1 where there is none.
         name: The column in tables.
+        hedge: Whether votes count by their reliability (:func:`reliability`).
 
     Raises:
         ValueError: If there is nothing to combine, a weight is negative or not finite, or names nothing.
@@ -34,6 +39,7 @@ class Combination:
     estimators: Mapping[str, Estimator | None]
     weights: Mapping[str, float] = field(default_factory=dict)
     name: str = "combined"
+    hedge: bool = True
     higher_is_better: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -89,8 +95,9 @@ class Combination:
             raise PGEError(f"Expected at least one estimator to judge the sources, but none could. {target.notes[-1]}")
         left = [source for source in sources if source not in failed]
         if failed and left:
+            target.forget(failed)
             votes = {name: self._anew(self.members[name], target, left) for name in votes}
-        return {**self._add_up(votes, left), **failed}
+        return {**self._add_up(list(votes), target, left), **failed}
 
     def _ask(self, member: Estimator, target: Target, sources: Sequence[str]) -> Estimates | None:
         """One estimator's estimates, or nothing if it can judge none of the sources."""
@@ -110,12 +117,15 @@ class Combination:
         """Estimates in whose making failed sources took no part."""
         return target.judge(member, left, again="weights" not in member.needs)
 
-    def _add_up(self, votes: Mapping[str, Estimates], sources: Sequence[str]) -> dict[str, Estimate]:
+    def _add_up(self, voters: Sequence[str], target: Target, sources: Sequence[str]) -> dict[str, Estimate]:
         totals, variances = dict.fromkeys(sources, 0.0), dict.fromkeys(sources, 0.0)
-        for name, found in votes.items():
-            weight = self.weights.get(name, 1.0)
-            sign = 1 if self.members[name].higher_is_better else -1
-            for source, (value, error) in standardised({source: found[source] for source in sources}).items():
+        for name in voters:
+            member = self.members[name]
+            found = standardised(target.columns[member.name])
+            weight = self.weights.get(name, 1.0) * (reliability(found) if self.hedge else 1.0)
+            sign = 1 if member.higher_is_better else -1
+            for source in sources:
+                value, error = found[source]
                 totals[source] += weight * sign * value
                 variances[source] += (weight * error) ** 2
         return {source: _estimate(totals[source], math.sqrt(variances[source])) for source in sources}
@@ -154,11 +164,32 @@ def standardised(found: Estimates) -> dict[str, tuple[float, float]]:
     return {name: ((each.value - mean) / scale, _error(each, middle) / scale) for name, each in estimates.items()}
 
 
+def reliability(found: Mapping[str, tuple[float, float]]) -> float:
+    """The share of a spread over sources that is not noise.
+
+    Args:
+        found: What :func:`standardised` gave.
+
+    Returns:
+        In [0, 1]: one over one plus the mean squared error; 0 where values do not differ, 1 where errors are not known.
+
+    Example:
+        >>> reliability({"near": (-1.0, 1.0), "far": (1.0, 1.0)})
+        0.5
+    """
+    if not any(value for value, _ in found.values()):
+        return 0.0
+    return 1 / (1 + fmean(error**2 for _, error in found.values()))
+
+
 def _error(estimate: Estimate, middle: Sequence[float]) -> float:
-    if len(middle) > 1:
-        centred = [draw - centre for draw, centre in zip(estimate.replicates, middle, strict=True)]
-        return pstdev(centred) / math.sqrt(len(centred) - 1)
-    return 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
+    known = 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
+    alone, _ = error_and_margin(estimate.replicates)
+    if len(middle) < 2 or not alone > 0:
+        return known
+    centred, _ = error_and_margin([draw - centre for draw, centre in zip(estimate.replicates, middle, strict=True)])
+    # Draws may depend on each other, as folds that share samples do: then the estimate says a larger error than theirs.
+    return centred * (known / alone if known else 1.0)
 
 
 def _estimate(value: float, error: float) -> Estimate:

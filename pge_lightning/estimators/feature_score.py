@@ -1,7 +1,8 @@
 """Feature scores as estimators: every source is opened, and its encoder runs over the target's samples."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from torch import Tensor
@@ -31,6 +32,7 @@ OF_FEATURES: dict[str, Score] = {
 }
 # What takes the source's own predictions, and so its head.
 OF_PREDICTIONS: dict[str, Score] = {"leep": scores.leep, "nce": scores.nce}
+FOLDS = inspect.signature(scores.linear_probe_folds).parameters["folds"].default
 SCORES = ("log_me", *OF_FEATURES, *OF_PREDICTIONS)
 
 
@@ -97,7 +99,7 @@ class FeatureScore:
             return Estimate(scores.log_me(found.features, labels, **self.options).item())
         if self.score in OF_FEATURES:
             values = OF_FEATURES[self.score](found.features, found.classes, **self.options)
-            return of_replicates(values.tolist()) if values.ndim else Estimate(values.item())
+            return self._of_folds(values.tolist()) if values.ndim else Estimate(values.item())
         if found.probabilities is None:
             raise PGEError(
                 f"Expected a source with one linear layer as its head for {self.score}, but the library holds none. "
@@ -105,3 +107,12 @@ class FeatureScore:
             )
         predicted = found.probabilities if self.score == "leep" else found.probabilities.argmax(dim=1)
         return Estimate(OF_PREDICTIONS[self.score](predicted, found.classes, **self.options).item())
+
+    def _of_folds(self, values: list[float]) -> Estimate:
+        """The mean over folds, whose training samples are shared: their spread alone says too small an error."""
+        # Nadeau and Bengio 2003, section 3.2: the variance of the mean is (1/n + held/trained) that of one fold.
+        folds = self.options.get("folds", FOLDS)
+        plain = of_replicates(values)
+        factor = (1 + len(values) / (folds - 1)) ** 0.5
+        low, high = (plain.value + factor * (end - plain.value) for end in (plain.low, plain.high))
+        return replace(plain, standard_error=factor * plain.standard_error, low=low, high=high)

@@ -78,6 +78,7 @@ class Pipeline:
             found = self._rank(target, left, opened, again=bool(failed))
             lost = {name: each for name, each in found.items() if isinstance(each, Exception)}
             failed |= lost
+            target.forget(lost)
             if not lost:
                 target.notes.append(f"Opened {len(opened)} of {len(sources)} sources: {', '.join(opened)}.")
                 return {**found, **failed}

@@ -1,6 +1,6 @@
 """Target: what estimators may ask about a target and a library, each thing computed once and shared by all."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -139,6 +139,16 @@ class Target:
         if left := [name for name in sources if again or name not in known]:
             known.update(estimator.estimate(self, left))
         return {name: known[name] for name in sources}
+
+    def forget(self, sources: Iterable[str]) -> None:
+        """Take back what was said of sources that failed, so that others are judged as if they were not there.
+
+        Args:
+            sources: Their names.
+        """
+        for _, known in self._judged:
+            for name in sources:
+                known.pop(name, None)
 
     def collector(self, probe: Probe) -> Collector:
         """What collects this target's signatures of one probe, its samples read and all checks done.
