@@ -52,6 +52,11 @@ class Task2VecEstimator:
                 "Expected a probe of `statistic='fisher'`, but got one that keeps gradients. Take 'task2vec'."
             )
 
+    @property
+    def probes(self) -> list[Probe]:
+        """Its probe."""
+        return [Probe.of(self.probe)]
+
     def estimate(self, target: Target, sources: Sequence[str]) -> Estimates:
         """Compare the target's Fisher information with that of sources.
 
