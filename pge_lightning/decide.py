@@ -24,14 +24,14 @@ __all__ = ["Decision", "Evidence", "decide", "probe_evidence", "race_evidence", 
 # Below a word's bound the next one holds.
 WORDS = ((0.95, "very likely"), (0.75, "likely"), (0.6, "rather likely"), (0.0, "about even"))
 UNKNOWN = "not known"
-# A probe that finds better features than random ones hardly tells whether fine-tuning gains by them; one that finds
-# none tells more. A short race is no whole fine-tuning, however clear its end, and flatters sources, whose head start
-# shrinks later: both numbers are from `examples/benchmarks/scratch_advice.py`.
-PROBE_BOUNDS = (-1.5, 0.3)
+# The numbers below are from `examples/benchmarks/scratch_advice.py`. Better features than random ones hardly tell
+# whether fine-tuning gains by them.
+PROBE_BOUNDS = (-0.5, 0.3)
+# A short race is no whole fine-tuning, however clear its end, and flatters sources, whose head start shrinks later.
 RACE_BOUNDS = (-2.5, 2.5)
 HEAD_START = 0.4
-# Past targets that all sources' share counts for, beside those of the source itself.
-SHARED_TARGETS = 4.0
+# Past targets that the share of all sources counts for, beside those of the source itself, which say little more.
+SHARED_TARGETS = 20.0
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,7 @@ def race_evidence(race: "Race", source: str) -> Evidence | None:
 
 def _wins(gains: pd.DataFrame) -> pd.DataFrame:
     """1 where the source was better, 0.5 where both gave the same, 0 where it was worse, nan where it was not tried."""
-    return ((np.sign(gains) + 1) / 2).where(gains.notna())
+    return gains.gt(0).add(gains.ge(0).astype(float)).div(2).where(gains.notna())
 
 
 def _paired_log_odds(differences: np.ndarray, held_to_trained: float, bounds: tuple[float, float]) -> float:

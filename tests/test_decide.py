@@ -94,9 +94,9 @@ class TestProbe:
 
 class TestRecords:
     def test_shrinks_the_sources_share_towards_that_of_all(self):
-        # All sources: (1 + 0.5 + 1) / (2 + 2) = 0.625; this one: (2 + 4 * 0.625) / (2 + 4) = 0.75.
+        # All sources: (1 + 0.5 + 1) / (2 + 2) = 0.625; this one: (2 + 20 * 0.625) / (2 + 20) = 14.5 / 22.
         scores = past(a=[0.9, 0.8], b=[0.7, 0.75], scratch=[0.8, 0.7])
-        assert records_evidence(scores, "a").log_odds == pytest.approx(math.log(0.75 / 0.25))
+        assert records_evidence(scores, "a").log_odds == pytest.approx(math.log(14.5 / 7.5))
 
     def test_equal_results_count_half(self):
         assert records_evidence(past(a=[0.8], scratch=[0.8]), "a").log_odds == pytest.approx(0)
