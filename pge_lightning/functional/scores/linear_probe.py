@@ -74,10 +74,10 @@ def linear_probe_folds(
     standardised over all samples, which looks at no class.
 
     ``"ridge"`` regresses one-hot classes on the features in closed form and predicts the class of the largest value.
-    ``"logistic"`` is softmax regression by scikit-learn, no better at few labels and 20 times slower. To the sum of
-    squares, or twice the sum of log-likelihoods, both add :math:`\lambda e |W|^2`, where :math:`e` is the mean of the
-    eigenvalues of :math:`X^T X` that are not zero, about ``max(n, d)``: so one :math:`\lambda` serves few samples and
-    many, narrow features and wide ones. Constant features are left out.
+    ``"logistic"`` is softmax regression by scikit-learn, no better at few labels and slower. To the sum of squares, or
+    twice the sum of log-likelihoods, both add :math:`\lambda e |W|^2`, where :math:`e` is the mean of the eigenvalues of
+    :math:`X^T X` that are not zero, about ``max(n, d)``: so one :math:`\lambda` serves few samples and many, narrow
+    features and wide ones. Constant features are left out.
 
     ``"confidence"`` is the mean value, clipped to [0, 1], that a sample's own class gets: the regression's value or the
     probability. It moves with every sample and not only with those near a boundary, and so is less noisy.
