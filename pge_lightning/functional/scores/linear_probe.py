@@ -75,7 +75,7 @@ def linear_probe_folds(
 
     ``"ridge"`` regresses one-hot classes on the features in closed form and predicts the class of the largest value.
     ``"logistic"`` is softmax regression by scikit-learn, no better at few labels and slower. To the sum of squares, or
-    twice the sum of log-likelihoods, both add :math:`\lambda e |W|^2`, where :math:`e` is the mean of the eigenvalues of
+    twice the sum of log-likelihoods, both add :math:`\lambda e |W|^2`. Here :math:`e` is the mean of the eigenvalues of
     :math:`X^T X` that are not zero, about ``max(n, d)``: so one :math:`\lambda` serves few samples and many, narrow
     features and wide ones. Constant features are left out.
 
