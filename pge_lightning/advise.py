@@ -1,5 +1,7 @@
 """Advise: gather what is known of the best source and of starting from scratch, and decide between them."""
 
+from dataclasses import replace
+
 from pge_lightning.decide import Decision, Evidence, decide, probe_evidence, race_evidence, records_evidence
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate
@@ -33,7 +35,12 @@ def with_decision(target: Target, ranking: Ranking, plan: RacePlan | None = None
     lines = [line.name for line in ranking.sources if line.estimate is not None]
     if not lines:
         return ranking
-    race = _race(target, lines[:candidates], plan)
+    race = None
+    if plan is not None:
+        try:
+            race = target.race(lines[:candidates], plan)
+        except PGEError as error:
+            ranking = replace(ranking, notes=(*ranking.notes, f"No race: {error}"))
     best = (race.best if race is not None else None) or lines[0]
     ties = ranking.ties if best == lines[0] else []
     return ranking.decided(target.alone(lambda: advise(target, best, ties, race)), race)
@@ -55,16 +62,6 @@ def advise(target: Target, best: str, ties: list[str], race: Race | None = None)
     others = scores[scores.index.get_level_values("target") != target.name]
     ran = race_evidence(race, best) if race is not None else None
     return decide(best, ties, [_probe(target, best), records_evidence(others, best), ran])
-
-
-def _race(target: Target, sources: list[str], plan: RacePlan | None) -> Race | None:
-    if plan is None:
-        return None
-    try:
-        return target.race(sources, plan)
-    except PGEError as error:
-        target.notes.append(f"No race: {error}")
-        return None
 
 
 def _probe(target: Target, best: str) -> Evidence | None:

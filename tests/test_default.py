@@ -1,0 +1,63 @@
+"""The default estimator: what it is made of, in the shell and in code, and what it opens."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from feature_sources import put, trained
+from pge_lightning.app.build import build_estimator
+from pge_lightning.estimators import GapEstimator, combined, default_estimator, gap_and_history
+from pge_lightning.library import Library
+from pge_lightning.record import Record
+from pge_lightning.select import SourceSelector
+from trainer_helpers import LADDER, Net, make_loader
+
+NAMES = ["a", "b", "c", "d"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory):
+    library = Library(tmp_path_factory.mktemp("library"))
+    for seed, name in enumerate(NAMES):
+        put(library, name, trained(seed), data=seed)
+    return library
+
+
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [("default", default_estimator), ("combined", combined), ("gap_and_history", gap_and_history)],
+)
+def test_the_shell_and_the_code_have_one_default(selector, expected):
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        cfg = compose("pge", overrides=[f"selector={selector}"])
+        assert build_estimator(cfg.selector) == expected()
+        if selector == "default":
+            assert compose("pge").selector == cfg.selector
+
+
+def test_a_selector_without_a_probe_takes_the_default(library):
+    assert SourceSelector(library).estimator == default_estimator()
+    assert SourceSelector(library, probe=LADDER).estimator == GapEstimator(LADDER)
+    with pytest.raises(ValueError, match="both"):
+        SourceSelector(library, GapEstimator(), probe=LADDER)
+
+
+def test_without_records_and_label_free_signatures_the_rest_ranks(library):
+    ranking = SourceSelector(library, default_estimator(LADDER), cache=False, verbose=False).rank(Net(), make_loader(2))
+    assert {line.status for line in ranking.sources} == {"ok", "not opened"}
+    assert [line.status for line in ranking.sources].count("ok") == 1  # 30 % of four
+    assert any(note.startswith("Left out label_free") for note in ranking.notes)
+    assert set(ranking.columns) >= {"gap", "gap_and_history", "combined", "linear_probe", "log_me"}
+
+
+def test_history_has_its_say(library, tmp_path):
+    for target in ("x", "y", "z"):
+        for place, name in enumerate(NAMES):
+            library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
+    ranking = SourceSelector(library, gap_and_history(LADDER), cache=False, verbose=False).rank(Net(), make_loader(9))
+    standing = {line.name: line.columns["standing"] for line in ranking.sources}
+    assert sorted(standing, key=standing.get) == NAMES
+    assert ranking.best.name == "d"
+    for path in Path(library.root, ".records").iterdir():
+        path.unlink()
