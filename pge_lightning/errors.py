@@ -1,6 +1,6 @@
 """What can go wrong, by who has to mend it."""
 
-__all__ = ["ArtifactError", "IncomparableError", "PGEError"]
+__all__ = ["ArtifactError", "IncomparableError", "PGEError", "SilentError"]
 
 
 class PGEError(RuntimeError):
@@ -9,6 +9,10 @@ class PGEError(RuntimeError):
 
 class IncomparableError(PGEError):
     """Two signatures were not made by the same probe from the same starts, so that a gap would mean nothing."""
+
+
+class SilentError(PGEError):
+    """An estimator has nothing to say, for want of what it goes by; that is no fault of the source."""
 
 
 class ArtifactError(PGEError):

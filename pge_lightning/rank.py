@@ -15,6 +15,8 @@ __all__ = ["RankedSource", "Ranking", "rank_sources", "ranking_of"]
 def rank_sources(target: Target, estimator: Estimator) -> Ranking:
     """Ask an estimator about all sources; whatever is wrong with one of them ends in its line.
 
+    What was asked before has no part in it.
+
     Args:
         target: The target, and the library with the sources.
         estimator: What ranks them.
@@ -22,6 +24,8 @@ def rank_sources(target: Target, estimator: Estimator) -> Ranking:
     Returns:
         The ranking.
     """
+    target.forget()
+    target.notes, target.details = [], {}
     found = target.judge(estimator, target.names) if target.names else {}
 
     def make() -> Ranking:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import SilentError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need, each
 from pge_lightning.estimators.target import Target
 from pge_lightning.isolation import derive_seed
@@ -60,7 +60,7 @@ class FactEstimator:
             source = target.sources[name]
             value = getattr(source.facts, FACTS[self.fact]) if isinstance(source, Source) else None
             if value is None:
-                raise PGEError(f"Expected source '{name}' to know its {FACTS[self.fact]}, but it does not.")
+                raise SilentError(f"Expected source '{name}' to know its {FACTS[self.fact]}, but it does not.")
             return Estimate(float(value))
 
         return target.alone(lambda: each(sources, look_up))

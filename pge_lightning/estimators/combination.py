@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of
 from pge_lightning.estimators.target import Target
 from pge_lightning.intervals import error_and_margin
@@ -22,9 +22,9 @@ class Combination:
     that it has judged. A vote counts by its reliability, the share of that spread which is not its own noise, so that a
     probe on few labels does not outvote what is better known.
 
-    An estimator that can say nothing of the target, such as a score of labels where there are none, or that fails for
-    all sources for one and the same reason, is left out, and the ranking says so. A source that one of the others
-    cannot judge fails, and the rest is ranked as if it were not there.
+    An estimator that has nothing to say (:class:`~pge_lightning.errors.SilentError`), such as a score of labels where
+    there are none, or that fails for several sources, and all of them, for one reason, is left out, and the ranking
+    says so. A source that one of the others cannot judge fails, and the rest is ranked as if it were not there.
 
     Args:
         estimators: What to combine, by any names; null entries are left out.
@@ -33,7 +33,8 @@ class Combination:
         hedge: Whether votes count by their reliability (:func:`reliability`).
 
     Raises:
-        ValueError: If there is nothing to combine, a weight is negative or not finite, or names nothing.
+        ValueError: If there is nothing to combine, two estimators have the same name, or a weight is negative, not
+            finite, or names nothing.
     """
 
     estimators: Mapping[str, Estimator | None]
@@ -45,6 +46,9 @@ class Combination:
     def __post_init__(self) -> None:
         if not self.members:
             raise ValueError("Expected at least one of `estimators`, but got none.")
+        names = [each.name for each in self.members.values()]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Expected estimators of different names, but got {names}. Give one of them a `name`.")
         for name, weight in self.weights.items():
             if name not in self.estimators:
                 raise ValueError(f"Expected `weights` for some of {list(self.estimators)}, but got one for {name!r}.")
@@ -84,20 +88,27 @@ class Combination:
         Raises:
             PGEError: If no estimator can say anything.
         """
-        votes: dict[str, Estimates] = {}
         failed: dict[str, Exception] = {}
+        while left := [source for source in sources if source not in failed]:
+            voters, lost = self._vote(target, left)
+            if not lost:
+                return {**self._add_up(voters, target, left), **failed}
+            failed |= lost
+            target.forget()  # they took part in what is said of the others
+        return failed
+
+    def _vote(self, target: Target, sources: Sequence[str]) -> tuple[list[str], dict[str, Exception]]:
+        """Names of the estimators that have a say, and the sources that one of these cannot judge."""
+        voters: list[str] = []
+        lost: dict[str, Exception] = {}
         for name, member in self.members.items():
-            found = self._ask(member, target, [source for source in sources if source not in failed])
+            found = self._ask(member, target, [source for source in sources if source not in lost])
             if found is not None:
-                votes[name] = found
-                failed |= {source: each for source, each in found.items() if isinstance(each, Exception)}
-        if not votes:
+                voters.append(name)
+                lost |= {source: each for source, each in found.items() if isinstance(each, Exception)}
+        if not voters:
             raise PGEError(f"Expected at least one estimator to judge the sources, but none could. {target.notes[-1]}")
-        left = [source for source in sources if source not in failed]
-        if failed and left:
-            target.forget(failed)
-            votes = {name: self._anew(self.members[name], target, left) for name in votes}
-        return {**self._add_up(list(votes), target, left), **failed}
+        return voters, lost
 
     def _ask(self, member: Estimator, target: Target, sources: Sequence[str]) -> Estimates | None:
         """One estimator's estimates, or nothing if it can judge none of the sources."""
@@ -106,22 +117,21 @@ class Combination:
         except (PGEError, ValueError) as error:
             target.notes.append(f"Left out {member.name}: {error}")
             return None
-        reasons = [str(each) for each in found.values() if isinstance(each, Exception)]
-        # A single source may fail for a reason of its own, which says nothing of the estimator.
-        if len(reasons) == len(found) > 1 and len(set(reasons)) == 1:
-            target.notes.append(f"Left out {member.name}: {reasons[0]}")
+        # Of all sources that it was asked about: one may fail for a reason of its own, which says nothing of the rest.
+        known = target.known(member).values()
+        errors = [each for each in known if isinstance(each, Exception)]
+        silent = all(isinstance(each, SilentError) for each in errors)
+        common = len(errors) > 1 and len({str(each) for each in errors}) == 1
+        if errors and len(errors) == len(known) and (silent or common):
+            target.notes.append(f"Left out {member.name}: {errors[0]}")
             return None
         return found
-
-    def _anew(self, member: Estimator, target: Target, left: Sequence[str]) -> Estimates:
-        """Estimates in whose making failed sources took no part."""
-        return target.judge(member, left, again="weights" not in member.needs)
 
     def _add_up(self, voters: Sequence[str], target: Target, sources: Sequence[str]) -> dict[str, Estimate]:
         totals, variances = dict.fromkeys(sources, 0.0), dict.fromkeys(sources, 0.0)
         for name in voters:
             member = self.members[name]
-            found = standardised(target.columns[member.name])
+            found = standardised(target.known(member))
             weight = self.weights.get(name, 1.0) * (reliability(found) if self.hedge else 1.0)
             sign = 1 if member.higher_is_better else -1
             for source in sources:
@@ -184,12 +194,12 @@ def reliability(found: Mapping[str, tuple[float, float]]) -> float:
 
 def _error(estimate: Estimate, middle: Sequence[float]) -> float:
     known = 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
-    alone, _ = error_and_margin(estimate.replicates)
-    if len(middle) < 2 or not alone > 0:
+    if len(middle) < 2:
         return known
+    alone, _ = error_and_margin(estimate.replicates)
     centred, _ = error_and_margin([draw - centre for draw, centre in zip(estimate.replicates, middle, strict=True)])
     # Draws may depend on each other, as folds that share samples do: then the estimate says a larger error than theirs.
-    return centred * (known / alone if known else 1.0)
+    return centred * (known / alone if known and alone else 1.0)
 
 
 def _estimate(value: float, error: float) -> Estimate:

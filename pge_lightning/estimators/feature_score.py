@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import SilentError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need, each, of_replicates
 from pge_lightning.estimators.features import Features, LabelsError
 from pge_lightning.estimators.target import Target
@@ -91,7 +91,7 @@ class FeatureScore:
 
         Raises:
             LabelsError: If the score cannot work with the labels.
-            PGEError: If the score needs the source's head, and there is none.
+            SilentError: If the score needs the source's head, and there is none.
         """
         if self.score == "log_me":
             numbers = found.labels if found.labels is not None and found.labels.is_floating_point() else None
@@ -101,7 +101,7 @@ class FeatureScore:
             values = OF_FEATURES[self.score](found.features, found.classes, **self.options)
             return self._of_folds(values.tolist()) if values.ndim else Estimate(values.item())
         if found.probabilities is None:
-            raise PGEError(
+            raise SilentError(
                 f"Expected a source with one linear layer as its head for {self.score}, but the library holds none. "
                 "Register the source again, or choose a score of features."
             )

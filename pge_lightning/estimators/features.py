@@ -12,7 +12,7 @@ from pge_lightning.collect.starts import Starts
 from pge_lightning.collect.warmup import place
 from pge_lightning.encoder import HEAD, encoder_parameters
 from pge_lightning.encoder_features import FeaturesFn, features_of, labels_of
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import PGEError, SilentError
 from pge_lightning.isolation import borrowed, derive_seed, isolated_copy, isolated_randomness, plain
 from pge_lightning.load import load_encoder
 from pge_lightning.probe import Probe
@@ -24,7 +24,7 @@ __all__ = ["Extractor", "Features", "LabelsError"]
 BATCH_SIZE = 64
 
 
-class LabelsError(PGEError):
+class LabelsError(SilentError):
     """The target has no labels that an estimator can work with, whatever the source."""
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from pge_lightning.errors import PGEError
+from pge_lightning.errors import PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.gap import KINDS, Kind, gaps_by_unit, spread_weights
@@ -74,7 +74,7 @@ class GapEstimator:
         held = target.alone(lambda: [_held(target.sources[name], probe) for name in sources])
         if not any(held):  # nothing to compare with: the target's signature would be collected in vain
             error = f"Expected a signature of probe '{probe.name}', but it has none. Collect it with this probe."
-            return {name: PGEError(error) for name in sources}
+            return {name: SilentError(error) for name in sources}
         collector = target.collector(probe)
         if self.budget is not None and probe.budgets and self.budget not in collector.budgets:
             raise PGEError(

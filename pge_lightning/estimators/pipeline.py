@@ -75,25 +75,25 @@ class Pipeline:
         failed: dict[str, Exception] = {}
         opened: dict[str, None] = {}
         while left := [name for name in sources if name not in failed]:
-            found = self._rank(target, left, opened, again=bool(failed))
+            found = self._rank(target, left, opened)
             lost = {name: each for name, each in found.items() if isinstance(each, Exception)}
-            failed |= lost
-            target.forget(lost)
             if not lost:
                 target.notes.append(f"Opened {len(opened)} of {len(sources)} sources: {', '.join(opened)}.")
                 return {**found, **failed}
+            failed |= lost
+            target.forget()  # they took part in what is said of the others
         return failed
 
-    def _rank(self, target: Target, sources: Sequence[str], opened: dict[str, None], again: bool) -> Estimates:
+    def _rank(self, target: Target, sources: Sequence[str], opened: dict[str, None]) -> Estimates:
         """All sources, if none of them fails; adds to those that were opened."""
-        first = target.judge(self.first, sources, again)
+        first = target.judge(self.first, sources)
         if any(isinstance(each, Exception) for each in first.values()):
             return first
         order = _ordered(first, self.first)
         size = self._size(first, order)
         shortlist, waiting = order[:size], order[size:]
         opened |= dict.fromkeys(shortlist)
-        judged = target.judge(self.then, shortlist, again=True)
+        judged = target.judge(self.then, shortlist)
         best = {name: self._turned(each) if isinstance(each, Estimate) else each for name, each in judged.items()}
         bottom = min((each.value for each in best.values() if isinstance(each, Estimate)), default=0.0)
         rest = {name: Estimate(bottom - 1.0 - place, shortlisted=False) for place, name in enumerate(waiting)}

@@ -1,6 +1,6 @@
 """Target: what estimators may ask about a target and a library, each thing computed once and shared by all."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -121,34 +121,40 @@ class Target:
         """
         return on_rank_zero(work, self.distributed)
 
-    def judge(self, estimator: Estimator, sources: Sequence[str], again: bool = False) -> Estimates:
+    def judge(self, estimator: Estimator, sources: Sequence[str]) -> Estimates:
         """Ask an estimator about sources, unless it was asked before.
 
         Args:
             estimator: The estimator.
             sources: Names of sources that could be opened.
-            again: Whether to ask anew: for an estimator that judges sources in the light of each other.
 
         Returns:
             Source to its estimate, or to what went wrong with this source.
         """
-        known = next((found for other, found in self._judged if other == estimator), {})
-        if not known:
-            self._judged.append((estimator, known))
-        self.columns[estimator.name] = known
-        if left := [name for name in sources if again or name not in known]:
-            known.update(estimator.estimate(self, left))
+        left = [name for name in sources if name not in self.known(estimator)]
+        found = estimator.estimate(self, left) if left else {}
+        # Asked for again: the estimator may have made the target forget.
+        known = self.columns[estimator.name] = {**self.known(estimator), **found}
+        self._judged = [*((other, said) for other, said in self._judged if other != estimator), (estimator, known)]
         return {name: known[name] for name in sources}
 
-    def forget(self, sources: Iterable[str]) -> None:
-        """Take back what was said of sources that failed, so that others are judged as if they were not there.
+    def known(self, estimator: Estimator) -> Estimates:
+        """What an estimator has said so far; columns go by names, which others may share.
 
         Args:
-            sources: Their names.
+            estimator: The estimator.
+
+        Returns:
+            Source to its estimate, or to what went wrong with it.
         """
-        for _, known in self._judged:
-            for name in sources:
-                known.pop(name, None)
+        return next((found for other, found in self._judged if other == estimator), {})
+
+    def forget(self) -> None:
+        """Take back what was said, as if no estimator had been asked; what was computed stays.
+
+        For another ranking, and where a source has failed that others were judged in the light of.
+        """
+        self._judged, self.columns = [], {}
 
     def collector(self, probe: Probe) -> Collector:
         """What collects this target's signatures of one probe, its samples read and all checks done.
