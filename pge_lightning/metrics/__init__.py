@@ -9,9 +9,11 @@ from pge_lightning.metrics.linear_probe import LinearProbe
 from pge_lightning.metrics.log_me import LogME
 from pge_lightning.metrics.nce import NCE
 from pge_lightning.metrics.nleep import NLEEP
+from pge_lightning.metrics.otdd import OptimalTransportDatasetDistance
 from pge_lightning.metrics.pactran import PACTran
 from pge_lightning.metrics.parc import PARC
 from pge_lightning.metrics.sfda import SFDA
+from pge_lightning.metrics.task2vec import Task2VecDistance
 from pge_lightning.metrics.trans_rate import TransRate
 
 __all__ = [
@@ -25,8 +27,10 @@ __all__ = [
     "KNNAccuracy",
     "LinearProbe",
     "LogME",
+    "OptimalTransportDatasetDistance",
     "PACTran",
     "PrincipalGradientGap",
     "RegularizedHScore",
+    "Task2VecDistance",
     "TransRate",
 ]
