@@ -1,8 +1,7 @@
 """What feature scores cost: seconds of each, and of the same two in the package `transformer-ranker`, in turn.
 
 Both packages get the same features, float32, in one process; the ratio is taken pair by pair. `transformer-ranker` has
-the regularised H-score and LogME; its estimators are used alone. Its LogME starts each class where the last one ended,
-ours each anew as published, so that values agree where features tell the classes and not on pure noise.
+the regularised H-score and LogME; its estimators are used alone.
 
     pip install transformer-ranker
     python examples/benchmarks/scores.py

@@ -35,7 +35,7 @@ class LogME(FeatureScore):
         tensor(-1.0066, dtype=torch.float64)
     """
 
-    def __init__(self, iterations: int = 11, tolerance: float = 1e-3, **kwargs: Any) -> None:
+    def __init__(self, iterations: int = 1000, tolerance: float = 1e-3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.iterations = iterations
         self.tolerance = tolerance

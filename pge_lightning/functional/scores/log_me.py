@@ -27,7 +27,7 @@ class _Fit(NamedTuple):
     squared_residuals: Tensor  # [k]
 
 
-def log_me(features: Tensor, target: Tensor, iterations: int = 11, tolerance: float = 1e-3) -> Tensor:
+def log_me(features: Tensor, target: Tensor, iterations: int = 1000, tolerance: float = 1e-3) -> Tensor:
     r"""LogME of features for classes or real targets (You et al. 2021, "LogME", and its fixed-point form of 2022).
 
     For each column y of the targets, a class against the rest, the evidence of Bayesian linear regression at its
@@ -36,10 +36,10 @@ def log_me(features: Tensor, target: Tensor, iterations: int = 11, tolerance: fl
     .. math:: \frac{1}{n} \max_{\alpha, \beta} \log p(y \mid F, \alpha, \beta)
 
     and of these the mean over columns. The maximum is sought by the fixed-point iteration of the authors' code, with
-    its start (both precisions 1) and stopping rule. Where features say nothing of a column it converges slowly, and
-    the default stops before: `iterations=1000` and `tolerance=1e-9` go to the end. No rotation of the features changes
-    the score; nor does their scale, until the fitted weights' squares come near the 1e-5 that the published iteration
-    adds to both sums of squares. The cost is that of one eigendecomposition, whatever the number of columns.
+    its start (both precisions 1) and tolerance. Theirs gives up after 11 iterations, short of the maximum where
+    features say little of a column; `iterations=11` does the same. No rotation of the features changes the score; nor
+    does their scale, until the fitted weights' squares come near the 1e-5 that the published iteration adds to both
+    sums of squares. The cost is that of one eigendecomposition, whatever the number of columns.
 
     Args:
         features: Features of the target's samples under one source, ``[n, d]``, of any floating dtype.
