@@ -70,6 +70,9 @@ def _probe(target: Target, best: str) -> Evidence | None:
     for probe in probes:
         found = target.columns[probe.name].get(best)
         if isinstance(found, Estimate):
-            random = [probe.measure(target.features(None, draw)).replicates for draw in range(DRAWS)]
+            try:
+                random = [probe.measure(target.features(None, draw)).replicates for draw in range(DRAWS)]
+            except (PGEError, ValueError):  # a module may have parts that nothing re-initialises
+                return None
             return probe_evidence(found.replicates, random)
     return None

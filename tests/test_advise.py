@@ -1,6 +1,8 @@
 """Advice: what is known of the best source and of scratch, from real features, records and races."""
 
 import pytest
+import torch
+from torch import nn
 
 from feature_sources import put, trained
 from pge_lightning.encoder import encoder_state
@@ -124,3 +126,31 @@ def test_the_advice_is_printed(library, capsys):
     remember(library, -0.2)
     SourceSelector(library, GapEstimator(LADDER), cache=False).select(Net(), make_loader())
     assert "Start from scratch, not from" in capsys.readouterr().out
+
+
+class Unknown(nn.Module):
+    """Has a unit that nothing knows how to draw."""
+
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.randn(4))
+
+    def forward(self, x):
+        return x * self.factor
+
+
+class Plain(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.encoder, self.head = nn.Sequential(nn.Linear(6, width), Unknown()), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.encoder(x))
+
+
+def test_without_random_features_to_compare_with_the_probe_is_no_evidence(tmp_path):
+    library = Library(tmp_path)
+    put(library, "only", Plain(4))
+    selection = selector(library, FeatureScore("linear_probe"), loss_fn=plain_loss).select(Plain(4), make_loader())
+    assert selection.source == "only"
+    assert selection.ranking.decision.words == "not known"

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from helpers import Points
-from pge_lightning.encoder import encoder_state, encoder_units
+from pge_lightning.encoder import encoder_state, encoder_units, linear_head
 from pge_lightning.errors import PGEError
 from test_unwrap import WRAPS
 
@@ -188,3 +188,65 @@ def test_two_pretrained_models_are_ambiguous():
         encoder_units(module)
     with pytest.raises(PGEError, match=r"found \['features', 'text'\]"):
         encoder_units(Holds(text=small(BertModel), features=nn.Linear(2, 2)))
+
+
+HEADS = {
+    "one layer": lambda: nn.Linear(2, 5),
+    "without bias": lambda: nn.Linear(2, 5, bias=False),
+    "frozen": lambda: nn.Linear(2, 5).requires_grad_(False),
+    "behind what has no weights": lambda: nn.Sequential(nn.Flatten(), nn.Dropout(0.1), nn.Linear(2, 5)),
+}
+
+
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_that_is_one_linear_layer_is_found(kind):
+    module = Nested()
+    module.head = HEADS[kind]()
+    layer = next(part for part in module.head.modules() if isinstance(part, nn.Linear))
+    found = linear_head(module)
+    assert list(found) == [name for name, _ in layer.named_parameters()]
+    for name, value in found.items():
+        assert torch.equal(value, layer.get_parameter(name))
+        assert not value.requires_grad
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 5)),
+        nn.Sequential(nn.LayerNorm(2), nn.Linear(2, 5)),
+        nn.Conv1d(2, 5, 1),
+        nn.Bilinear(2, 2, 5),
+        nn.Identity(),
+    ],
+)
+def test_any_other_head_is_none(head):
+    module = Nested()
+    module.head = head
+    assert linear_head(module) == {}
+
+
+def test_the_head_is_what_is_not_transferred():
+    module = Points()
+    assert torch.equal(linear_head(module)["weight"], module.head.weight)
+    assert linear_head(module, "") == {}
+    assert linear_head(module, "*.weight") == {}
+    most = [name for name, _ in module.named_parameters() if not name.startswith("encoder.4")]
+    assert torch.equal(linear_head(module, lambda _: most)["weight"], module.encoder[4].weight)
+    with pytest.raises(PGEError, match="encoder='nowhere'"):
+        linear_head(module, "nowhere")
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_the_head_of_a_wrapped_module_is_found(wrap):
+    module = Points()
+    expected = module.head.weight.detach().clone()
+    assert torch.equal(linear_head(wrap(module))["weight"], expected)
+
+
+def test_heads_of_hugging_face_models():
+    sizes = {"vocab_size": 32, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    classifier = BertForSequenceClassification(BertConfig(**sizes, intermediate_size=8, num_labels=3))
+    assert torch.equal(linear_head(classifier)["bias"], classifier.classifier.bias)
+    tied = GPT2LMHeadModel(GPT2Config(vocab_size=32, n_embd=8, n_layer=1, n_head=2, n_positions=8))
+    assert linear_head(tied) == {}

@@ -257,6 +257,14 @@ def test_if_no_source_can_be_opened_the_estimator_is_not_asked(library):
     assert not {line.facts for line in ranking.sources} - {None}
 
 
+def test_rankings_of_one_target_do_not_depend_on_each_other(library):
+    target = about(library)
+    first = rank_sources(target, GapEstimator(STEADY, floor=True))
+    size = rank_sources(target, FactEstimator("source_size"))
+    assert (size.columns, size.details, size.notes) == ([], {}, ())
+    assert rank_sources(target, GapEstimator(STEADY, floor=True)) == first
+
+
 class Raises:
     """Fails for one source with an error of another kind than the library's own."""
 
@@ -272,6 +280,19 @@ def test_an_error_of_another_kind_is_named(library):
     assert ranking.sources[-1].facts == library.open("near").facts
 
 
+class Beside:
+    """Ranks by one estimator, and asks another one, too."""
+
+    def __init__(self, estimator, other):
+        self.estimator, self.other = estimator, other
+        self.name, self.higher_is_better = estimator.name, estimator.higher_is_better
+        self.needs, self.cost = estimator.needs, estimator.cost
+
+    def estimate(self, target, sources):
+        target.judge(self.other, sources)
+        return self.estimator.estimate(target, sources)
+
+
 FLOATS = ["gap", "standard_error", "low", "high", "source_size", "value"]
 
 
@@ -279,9 +300,7 @@ FLOATS = ["gap", "standard_error", "low", "high", "source_size", "value"]
 def test_the_frame_has_the_same_columns_and_types_whatever_failed(damaged, library):
     for name in NAMES[:damaged]:
         _truncate(library, name)
-    target = about(library)
-    rank_sources(target, FactEstimator("source_size"))
-    ranking = rank_sources(target, GapEstimator(STEADY))
+    ranking = rank_sources(about(library), Beside(GapEstimator(STEADY), FactEstimator("source_size")))
     frame = ranking.to_pandas()
     assert list(frame) == [
         *("rank", "source", "gap", "standard_error", "low", "high", "tied", "source_size"),
@@ -305,9 +324,7 @@ def test_the_frame_has_the_same_columns_and_types_whatever_failed(damaged, libra
 
 def test_everything_can_be_written_as_json(library):
     _truncate(library, "z-far")
-    target = about(library)
-    rank_sources(target, FactEstimator("source_size"))
-    ranking = rank_sources(target, GapEstimator(STEADY, floor=True))
+    ranking = rank_sources(about(library), Beside(GapEstimator(STEADY, floor=True), FactEstimator("source_size")))
     content = json.loads(json.dumps(ranking.to_dict()))
     assert (content["estimator"], content["higher_is_better"]) == ("gap", False)
     assert content["details"]["gap"] == ranking.details["gap"]
@@ -333,9 +350,7 @@ def test_an_empty_ranking_still_has_a_frame_and_a_table():
 def test_the_table_shows_rank_name_and_estimate_at_every_width(width, library):
     add_source(library.root, "a-source-with-a-really-long-name", seed=13, budgets=(64,), probe=STEADY)
     _truncate(library, "z-far")
-    target = about(library)
-    rank_sources(target, FactEstimator("source_metric"))
-    ranking = rank_sources(target, GapEstimator(STEADY, floor=True))
+    ranking = rank_sources(about(library), Beside(GapEstimator(STEADY, floor=True), FactEstimator("source_metric")))
     text = text_of(ranking, width)
     flat = "".join(text.split())
     for line in ranking.sources[:-1]:
@@ -359,9 +374,7 @@ def test_the_table_shows_what_is_unknown_as_a_dash(library):
     source = library.open("near")
     files = [entry.file for entry in source.signatures]
     library.register("near", source.load_weights(), facts, files, overwrite=True)
-    target = about(library)
-    rank_sources(target, FactEstimator("source_metric"))
-    ranking = rank_sources(target, GapEstimator(STEADY))
+    ranking = rank_sources(about(library), Beside(GapEstimator(STEADY), FactEstimator("source_metric")))
     row = next(line for line in text_of(ranking).splitlines() if "near" in line)
     assert row.split()[-5:] == ["-", "-", "128", "-", "ok"]
     assert pd.isna(ranking.to_pandas()["classes"][0])

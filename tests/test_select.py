@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.estimators import FactEstimator, GapEstimator, RandomOrder
+from pge_lightning.estimators.default import default_estimator
 from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library
 from pge_lightning.probe import PROBES
@@ -258,8 +259,8 @@ def test_nothing_is_printed_if_not_asked_for(library, capsys):
 # --- estimators
 
 
-def test_the_default_is_the_gap_of_the_default_probe_or_the_given_one(library):
-    assert SourceSelector(library).estimator == GapEstimator("default")
+def test_the_default_is_what_the_package_recommends_or_the_gap_of_a_given_probe(library):
+    assert SourceSelector(library).estimator == default_estimator()
     assert SourceSelector(library, probe=LADDER).estimator == GapEstimator(LADDER)
     assert SourceSelector(library, probe="fast").estimator.probes == [PROBES["fast"]]
 

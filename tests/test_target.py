@@ -8,8 +8,16 @@ import pytest
 import torch
 
 from pge_lightning.errors import ArtifactError, PGEError
-from pge_lightning.estimators import Estimate, FactEstimator, GapEstimator, RandomOrder, Target
-from pge_lightning.estimators.target import attempt
+from pge_lightning.estimators import (
+    Combination,
+    Estimate,
+    FactEstimator,
+    FeatureScore,
+    GapEstimator,
+    RandomOrder,
+    Target,
+)
+from pge_lightning.estimators.opening import attempt
 from pge_lightning.library import Library
 from pge_lightning.record import Record
 from pge_lightning.records import Records
@@ -166,9 +174,49 @@ def test_an_estimator_is_asked_once_about_a_source(library):
     assert target.judge(watching, ["far"]) == {"far": Estimate(1.0)}
     assert list(target.judge(watching, ["near", "far"])) == ["near", "far"]
     assert watching.asked == [["far"], ["near"]]
-    assert target.judge(watching, ["near", "far"], again=True) == dict.fromkeys(["near", "far"], Estimate(2.0))
+    assert target.known(watching) == target.columns["watching"] == {"far": Estimate(1.0), "near": Estimate(1.0)}
+    target.forget()
+    assert (target.known(watching), target.columns) == ({}, {})
+    assert target.judge(watching, ["near", "far"]) == dict.fromkeys(["near", "far"], Estimate(2.0))
     assert target.judge(watching, ["near"]) == {"near": Estimate(2.0)}
     assert len(watching.asked) == 3
+
+
+def test_what_was_computed_is_not_forgotten(library):
+    counting, calls = Counting(), []
+
+    def features(module, batch):
+        calls.append(1)
+        return module.encoder(batch[0])
+
+    target = about(library, loss_fn=counting, cache=False, features=features)
+    both = Combination({"gap": GapEstimator(LADDER), "score": FeatureScore()})
+    first = target.judge(both, target.names)
+    target.forget()
+    assert target.judge(both, target.names) == first
+    assert (counting.calls, len(calls)) == (STEPS, 2)
+
+
+def test_an_estimator_that_makes_the_target_forget_is_remembered_itself(library):
+    class Forgetful(Watching):
+        def estimate(self, target, sources):
+            target.judge(RandomOrder(), sources)
+            target.forget()
+            return super().estimate(target, sources)
+
+    target, forgetful = about(library), Forgetful()
+    target.judge(forgetful, ["far"])
+    assert target.judge(forgetful, ["far", "near"]) == {"far": Estimate(1.0), "near": Estimate(1.0)}
+    assert list(target.columns) == ["watching"]
+    assert target.judged == [forgetful]
+
+
+def test_estimators_of_one_name_do_not_answer_for_each_other(library):
+    target = about(library)
+    first = target.judge(RandomOrder(0), target.names)
+    second = target.judge(RandomOrder(1), target.names)
+    assert target.known(RandomOrder(0)) == first != second == target.known(RandomOrder(1))
+    assert target.columns == {"random": second}
 
 
 def test_what_was_said_stands_in_columns(library):
