@@ -117,7 +117,7 @@ class Records:
         Raises:
             PGEError: If the direction of a metric is not the same in all records.
         """
-        rows = [{**asdict(record), "settings": json.dumps(record.settings, sort_keys=True)} for record in self]
+        rows = [{**asdict(record), "settings": _settings(record)} for record in self]
         frame = pd.DataFrame(rows, columns=[entry.name for entry in fields(Record)])
         directions = frame.groupby("metric")["higher_is_better"].nunique()
         if (directions > 1).any():
@@ -151,6 +151,23 @@ class Records:
             .pivot(index=_CONDITIONS, columns="source", values="score")
             .rename_axis(columns=None)
         )
+
+    def told(self, estimator: str) -> pd.DataFrame:
+        """What an estimator told before the fine-tunings.
+
+        Args:
+            estimator: Its name.
+
+        Returns:
+            Means over seeds in its own direction, a table like :meth:`scores`, nan where it told nothing.
+        """
+        rows = [
+            (record.target, record.metric, _settings(record), record.source, record.estimates[estimator])
+            for record in self
+            if estimator in record.estimates
+        ]
+        frame = pd.DataFrame(rows, columns=[*_CONDITIONS, "source", "value"])
+        return frame.pivot_table(index=_CONDITIONS, columns="source", values="value").reindex_like(self.scores())
 
     def standings(self, exclude_target: str | None = None, sources: Iterable[str] = ()) -> pd.DataFrame:
         """Each source's mean standing over targets; see :func:`~pge_lightning.functional.standing.standings`.
@@ -215,6 +232,10 @@ class RecordFolder:
             return decode_record(data)
         except ArtifactError as error:
             return ArtifactError(f"'{path}': {error}")
+
+
+def _settings(record: Record) -> str:
+    return json.dumps(record.settings, sort_keys=True)
 
 
 def _file(data: bytes) -> str:

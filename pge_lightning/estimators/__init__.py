@@ -7,6 +7,7 @@ from pge_lightning.estimators.distances import InputStatistics, OTDDEstimator, T
 from pge_lightning.estimators.estimator import Estimate, Estimator
 from pge_lightning.estimators.feature_score import FeatureScore
 from pge_lightning.estimators.gap import GapEstimator
+from pge_lightning.estimators.learned import LearnedCombination
 from pge_lightning.estimators.pipeline import Pipeline
 from pge_lightning.estimators.standing import StandingEstimator
 from pge_lightning.estimators.target import Target
@@ -19,6 +20,7 @@ __all__ = [
     "FeatureScore",
     "GapEstimator",
     "InputStatistics",
+    "LearnedCombination",
     "OTDDEstimator",
     "Pipeline",
     "RandomOrder",
