@@ -184,7 +184,7 @@ def records_evidence(scores: pd.DataFrame, source: str) -> Evidence | None:
 
 
 def race_evidence(race: "Race", source: str) -> Evidence | None:
-    """What a short race says: held-out losses of the source and of the model as given, after as many steps.
+    """What a short race says: held-out losses of the source and of scratch, after as many steps.
 
     Args:
         race: The race.

@@ -1,6 +1,7 @@
 """Races: real steps on copies of real modules."""
 
 import math
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 
@@ -59,7 +60,7 @@ def finished(trained):
 
 
 class TestHalving:
-    def test_the_best_source_stays_longest_and_beats_the_model_as_given(self, finished):
+    def test_the_best_source_stays_longest_and_beats_scratch(self, finished):
         assert finished.best == "good"
         best, given, bad = finished.lane("good"), finished.lane(None), finished.lane("bad")
         assert best.steps == given.steps > bad.steps > 0
@@ -85,7 +86,7 @@ class TestHalving:
         text = printed.get()
         assert "on 2 of 2 splits" in text
         assert "gone failed: no such file" in text
-        assert "the model as given" in text
+        assert "scratch" in text
 
     def test_without_halving_all_run_to_the_end(self, trained):
         plan = RacePlan(steps=48, splits=2, batch_size=8, halve=False)
@@ -97,10 +98,10 @@ class TestHalving:
         one, other = (race({"a": lambda: trained}, RacePlan(steps=16, splits=2, batch_size=8)) for _ in range(2))
         assert one.lanes == other.lanes
 
-    def test_a_source_that_equals_the_model_as_given_is_neither_better_nor_worse(self):
+    def test_a_source_that_equals_the_model_as_given_is_neither_better_nor_worse_than_it(self):
         seed_all(1)
-        model = Net()
-        result = run_race(model, make_loader(), {"same": partial(encoder_of, model)}, RacePlan(steps=40, splits=2))
+        model, plan = Net(), RacePlan(steps=40, splits=2, scratch="given")
+        result = run_race(model, make_loader(), {"same": partial(encoder_of, model)}, plan)
         assert result.lane("same").advantages == (0.0, 0.0)
 
     def test_where_all_sources_fail_the_race_ends(self):
@@ -236,7 +237,9 @@ class TestCourse:
 
 
 class TestPlan:
-    @pytest.mark.parametrize("field", [{"steps": 0}, {"splits": 1}, {"samples": 0}, {"holdout": 0.6}, {"lr": 0.0}])
+    @pytest.mark.parametrize(
+        "field", [{"steps": 0}, {"splits": 1}, {"samples": 0}, {"holdout": 0.6}, {"lr": 0.0}, {"scratch": "none"}]
+    )
     def test_values_out_of_range_are_refused(self, field):
         with pytest.raises(ValueError, match=f"Expected `{next(iter(field))}` to be"):
             RacePlan(**field)
@@ -276,8 +279,40 @@ class TestModules:
     def test_a_lazy_module_starts_equal_for_all_candidates(self):
         seed_all(1)
         model = Lazy()
-        result = run_race(model, make_loader(), {"same": partial(encoder_of, model)}, QUICK)
+        plan = RacePlan(steps=40, splits=2, scratch="given")
+        result = run_race(model, make_loader(), {"same": partial(encoder_of, model)}, plan)
         assert result.lane("same").advantages == (0.0, 0.0)
+
+    def test_a_lazy_module_restarts(self, trained):
+        result = run_race(Lazy(), make_loader(), {"a": lambda: trained}, QUICK)
+        assert not result.lane("a").reason
+
+    def test_scratch_is_drawn_anew_for_each_split_whatever_the_model_holds(self, trained):
+        plan = RacePlan(steps=80, splits=2, batch_size=8)
+        seed_all(1)
+        fresh, other = Net(), Net()
+        other.load_state_dict({**other.state_dict(), **dead(trained)})
+        one, two = (run_race(model, make_loader(), {"a": lambda: trained}, plan) for model in (fresh, other))
+        assert one.lanes == two.lanes
+        given = run_race(other, make_loader(), {"a": lambda: trained}, replace(plan, scratch="given"))
+        assert given.lane(None).losses != two.lane(None).losses
+
+    def test_what_nothing_reinitialises_is_refused_unless_the_model_as_given_is_scratch(self, trained):
+        class Table(nn.Module):
+            def __init__(self, size):
+                super().__init__()
+                self.values = nn.Parameter(torch.zeros(size))
+
+            def forward(self, x):
+                return x + self.values
+
+        model = Net()
+        model.encoder.append(Table(4))
+        model._set_hparams({})
+        with pytest.raises(PGEError, match=r"encoder\.5\.values"):
+            run_race(model, make_loader(), {"a": lambda: trained}, QUICK)
+        result = run_race(model, make_loader(), {"a": lambda: trained}, replace(QUICK, scratch="given"))
+        assert result.best == "a"
 
     def test_prepares_every_copy(self, trained):
         seen = []
@@ -289,7 +324,7 @@ class TestModules:
             def training_step(self, batch, batch_idx):
                 raise RuntimeError("out of order")
 
-        with pytest.raises(PGEError, match=r"takes fine-tuning steps as it is given, but: out of order"):
+        with pytest.raises(PGEError, match=r"takes fine-tuning steps from scratch, but: out of order"):
             race({"a": lambda: trained}, model=Broken())
 
     def test_fewer_samples_than_parts_are_refused(self, trained):

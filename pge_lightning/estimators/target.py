@@ -216,7 +216,7 @@ class Target:
         return self._extractor(source, draw)
 
     def race(self, sources: Sequence[str], plan: RacePlan) -> Race:
-        """Let a few sources and the model as it is take fine-tuning steps on copies.
+        """Let a few sources and scratch take fine-tuning steps on copies.
 
         Args:
             sources: Names of sources that could be opened.
@@ -232,7 +232,7 @@ class Target:
             raise PGEError("Expected one process for a race, but several take part. Select before `trainer.fit`.")
         opened = {name: source for name in sources if isinstance(source := self.sources[name], Source)}
         weights = {name: source.load_weights for name, source in opened.items()}
-        taken = ("loss_fn", "device", "datamodule", "prepare", "limit", "progress")
+        taken = ("loss_fn", "device", "datamodule", "prepare", "limit", "encoder", "factory", "thaw", "progress")
         options = {name: self.options[name] for name in taken if name in self.options}
         return run_race(self.model, self._loader, weights, plan, **options)
 

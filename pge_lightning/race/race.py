@@ -18,12 +18,15 @@ from rich.text import Text
 from torch import nn
 
 from pge_lightning.collect.loss import LossFn, make_step
+from pge_lightning.collect.starts import Starts
+from pge_lightning.encoder import EncoderSpec
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, isolated_randomness, plain
 from pge_lightning.isolation.memory import release
 from pge_lightning.probe import Probe
 from pge_lightning.race.racer import Racer
 from pge_lightning.race.track import Course, RacePlan, Track, Weights
+from pge_lightning.restart import Factory
 from pge_lightning.samples import sample_pool
 
 __all__ = ["Lane", "Race", "run_race"]
@@ -34,11 +37,11 @@ class Lane:
     """What one candidate did in a race.
 
     Args:
-        source: Its name; ``None`` for the model as it was given.
+        source: Its name; ``None`` for scratch.
         steps: Steps that it took on every split.
         losses: Its loss on what each split kept back, by the module's own step in evaluation mode; lower is better.
-        advantages: The loss of the model as it was given after as many steps on the same split, less its own; positive
-            where the source helps.
+        advantages: The loss of scratch after as many steps on the same split, less its own; positive where the source
+            helps.
         reason: Why it failed; empty where it did not.
     """
 
@@ -71,7 +74,7 @@ class Race:
         """What one candidate did.
 
         Args:
-            source: Its name; ``None`` for the model as it was given.
+            source: Its name; ``None`` for scratch.
 
         Returns:
             Its lane, if it took part.
@@ -88,10 +91,10 @@ class Race:
         title = (
             f"race of {self.steps} steps in {self.seconds:.1f} s by {self.optimizer}; held-out loss, lower is better"
         )
-        table = Table("starts from", "steps", "loss", "better than as given", title=title, box=SIMPLE_HEAD)
+        table = Table("starts from", "steps", "loss", "better than scratch", title=title, box=SIMPLE_HEAD)
         for lane in self.lanes:
             values = (f"{fmean(lane.losses):.4f}", _margin(lane.advantages)) if not lane.reason else ("-", "failed")
-            table.add_row(lane.source or "the model as given", str(lane.steps), *values)
+            table.add_row(lane.source or "scratch", str(lane.steps), *values)
         failed = [Text(f"{lane.source} failed: {lane.reason}") for lane in self.lanes if lane.reason]
         return Group(table, *failed)
 
@@ -113,15 +116,19 @@ def run_race(
     datamodule: pl.LightningDataModule | None = None,
     prepare: Callable[[nn.Module], None] | None = None,
     limit: int | None = None,
+    encoder: EncoderSpec = None,
+    factory: Factory | None = None,
+    thaw: bool = False,
     progress: bool = False,
 ) -> Race:
-    """Fine-tune copies of a module from several sources, and from the module as it is, for a few steps.
+    """Fine-tune copies of a module from several sources, and from scratch, for a few steps.
 
     Successive halving (Jamieson and Talwalkar 2016, section 3): all rungs have the same number of steps, and after each
-    the half of the sources with the higher held-out loss drops out; copies go on where they were. The module as it is
-    given, which is what starting from scratch would begin with, runs to the end: it is what sources are compared with.
-    Starts of the head, batches and noise are the same for all candidates on a split. Learning-rate schedules are left
-    out: their peak counts. In memory there are a copy and an optimizer state for each candidate and split.
+    the half of the sources with the higher held-out loss drops out; copies go on where they were. Scratch runs to the
+    end: it is what sources are compared with. A split has its own start, the same for all candidates but for the
+    encoder that a source loads, and its own batches and noise: of a single start, luck would decide. Learning-rate
+    schedules are left out: their peak counts. In memory there are a copy and an optimizer state for each candidate and
+    split.
 
     Args:
         module: The module to be fine-tuned; only copies of it are touched.
@@ -133,14 +140,17 @@ def run_race(
         datamodule: Its transfer hooks take part where it overrides them.
         prepare: Called with every copy before it is used.
         limit: Most batches of the loader to consider.
+        encoder: Names the transferred part, where scratch is a restart: a submodule, a pattern or a callable.
+        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
+        thaw: Whether frozen parameters of the encoder count as trainable.
         progress: Whether to show a bar over the steps.
 
     Returns:
         What each candidate did.
 
     Raises:
-        PGEError: If there is no loss, there are too few samples or steps, or the module as it is given cannot be
-            trained.
+        PGEError: If there is no loss, there are too few samples or steps, nothing re-initialises the module, or it
+            cannot be trained from scratch.
     """
     plan = plan or RacePlan()
     plan.check(len(sources))
@@ -152,6 +162,9 @@ def run_race(
     track = Track(plain(module), make_step(module, loss_fn), pool, course, plan, where, datamodule, prepare)
     bar = Progress(transient=True, disable=not progress)
     with isolated_randomness(), borrowed(data), torch.inference_mode(mode=False), torch.enable_grad(), bar:
+        if plan.scratch == "restart":
+            track.starts = Starts(track.module, Probe("race", seed=plan.seed), encoder, thaw)
+            track.starts.check(factory, track.settle)
         return _Halving(track, bar).run(sources)
 
 
@@ -177,7 +190,7 @@ class _Halving:
                 break
             steps = plan.steps // (rungs * plan.splits * len(self.racing))
             for name in list(self.racing):
-                self.bar.update(task, description=name or "as given")
+                self.bar.update(task, description=name or "scratch")
                 self._try(name, partial(self._go_on, name, steps))
                 self.bar.advance(task, steps * plan.splits)
             self.done += steps
@@ -192,19 +205,19 @@ class _Halving:
         self.racing[name] = self.track.enter(weights)
 
     def _go_on(self, name: str | None, steps: int) -> None:
-        """Let one candidate go on; the model as given comes first, so that its losses are there to compare."""
+        """Let one candidate go on; scratch comes first, so that its losses are there to compare."""
         losses = self.track.run(self.racing[name], self.done, steps)
         self.taken += steps * len(losses)
         pairs = zip(self.lanes[None].losses, losses, strict=True) if name is not None else ()
         self.lanes[name] = Lane(name, self.done + steps, losses, tuple(given - own for given, own in pairs))
 
     def _try(self, name: str | None, action: Callable[[], None]) -> None:
-        """Let a source drop out where it fails; without the model as given there is no race."""
+        """Let a source drop out where it fails; without scratch there is no race."""
         try:
             action()
         except Exception as error:  # of any kind: weights, forward and loss are the user's
             if name is None:
-                raise PGEError(f"Expected a model that takes fine-tuning steps as it is given, but: {error}") from error
+                raise PGEError(f"Expected a model that takes fine-tuning steps from scratch, but: {error}") from error
             self.lanes[name] = replace(self.lanes[name], losses=(), advantages=(), reason=_one_line(error))
             self._drop(name)
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import lightning.pytorch as pl
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from pge_lightning.collect.loss import StepMaker
+from pge_lightning.collect.starts import Starts
 from pge_lightning.collect.warmup import place
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, isolated_copy, seed_all
@@ -31,6 +32,8 @@ class RacePlan:
     Args:
         steps: Optimizer steps of all candidates on all splits together.
         splits: How often the target's samples are split anew; each candidate runs on every split. Two at least.
+        scratch: What sources are compared with: ``"restart"``, every split with another re-initialised start of encoder
+            and head, or ``"given"``, the model as it is, for one that comes with trained weights.
         halve: Whether the worse half of the sources drops out after each rung; otherwise all run to the end.
         holdout: Fraction of the samples that a split keeps for judging, in (0, 0.5].
         batch_size: Samples per step; by default the loader's, or 32 where it has none.
@@ -44,6 +47,7 @@ class RacePlan:
 
     steps: int = 2400
     splits: int = 4
+    scratch: Literal["restart", "given"] = "restart"
     halve: bool = True
     holdout: float = 0.25
     batch_size: int | None = None
@@ -59,9 +63,11 @@ class RacePlan:
             raise ValueError(f"Expected `holdout` to be in (0, 0.5], but got {self.holdout}.")
         if not self.lr > 0:
             raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
+        if self.scratch not in {"restart", "given"}:
+            raise ValueError(f"Expected `scratch` to be 'restart' or 'given', but got {self.scratch!r}.")
 
     def rungs(self, sources: int) -> int:
-        """How often candidates are judged: halved down to one source, which then runs against the model as given.
+        """How often candidates are judged: halved down to one source, which then runs against scratch.
 
         Args:
             sources: How many there are.
@@ -85,8 +91,8 @@ class RacePlan:
         least = self.rungs(sources) * self.splits * (sources + 1)
         if self.steps < least:
             raise PGEError(
-                f"Expected at least {least} `steps` for {sources} sources and the model as given on {self.splits} "
-                f"splits, but got {self.steps}. Race fewer sources, or grant more steps."
+                f"Expected at least {least} `steps` for {sources} sources and scratch on {self.splits} splits"
+                f", but got {self.steps}. Race fewer sources, or grant more steps."
             )
 
 
@@ -138,7 +144,7 @@ class Course:
         return order
 
 
-@dataclass(frozen=True)
+@dataclass
 class Track:
     """What racers need: the module they are copies of, and the samples."""
 
@@ -150,6 +156,7 @@ class Track:
     device: torch.device
     datamodule: pl.LightningDataModule | None
     prepare: Callable[[nn.Module], None] | None
+    starts: Starts | None = None
 
     def enter(self, weights: Weights | None) -> list[Racer]:
         """One racer per split, at the start."""
@@ -168,19 +175,28 @@ class Track:
             losses.append(racer.judge((len(chosen), self._batch(racer, chosen)) for chosen in self.course.held(split)))
         return tuple(losses)
 
+    def settle(self, clone: nn.Module) -> None:
+        """Pass a batch through a copy in evaluation mode, which gives lazy parameters their shapes."""
+        self._make_ready(clone)
+        with evaluating(clone):
+            batch = self.pool.batch(self.course.held(0)[0])
+            self.make(clone)(place(clone, batch, self.device, self.datamodule), 0)
+
     def _racer(self, values: Mapping[str, Tensor] | None, split: int) -> Racer:
-        clone = isolated_copy(self.module)
-        if self.prepare is not None:
-            self.prepare(clone)
-        clone = clone.to(self.device)
-        step = self.make(clone)
+        clone = isolated_copy(self.module) if self.starts is None else self.starts.make(split, "race")
         if any(is_lazy(value) for value in chain(clone.parameters(), clone.buffers())):
             self._seed("lazy", split)
-            with evaluating(clone):
-                step(place(clone, self.pool.batch(self.course.held(split)[0]), self.device, self.datamodule), 0)
+            self.settle(clone)
+        else:
+            self._make_ready(clone)
         if values is not None:
             load_encoder(clone, values)
-        return Racer(clone, step, self.plan.steps, self.plan.lr)
+        return Racer(clone, self.make(clone), self.plan.steps, self.plan.lr)
+
+    def _make_ready(self, clone: nn.Module) -> None:
+        if self.prepare is not None:
+            self.prepare(clone)
+        clone.to(self.device)
 
     def _batch(self, racer: Racer, chosen: list[int]) -> Any:
         return place(racer.clone, self.pool.batch(chosen), self.device, self.datamodule)
