@@ -44,11 +44,10 @@ def read_truth(results: str) -> pd.DataFrame:
     return tuned.pivot_table(index="target", columns="source", values="value", aggfunc="mean")
 
 
-def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFrame, steps: int, splits: int) -> list:
-    """Log-odds of each source of one target by each kind of evidence, and what they cost."""
+def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFrame, options: argparse.Namespace) -> list:
+    """Log-odds of sources of one target by each kind of evidence, and what they cost."""
     datamodule = build_data(job.data)
     model = seeded_model(job, datamodule)
-    sources = {name: study.library.open(name).load_weights for name in names}
     begin = time.perf_counter()
     target = Target(model, datamodule, study.library, encoder="encoder")
 
@@ -58,7 +57,9 @@ def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFram
 
     probed, random = {name: folds(name) for name in names}, np.stack([folds(None, draw) for draw in range(DRAWS)])
     seconds = time.perf_counter() - begin
-    plan = RacePlan(steps * splits * (len(names) + 1), splits, halve=False)
+    names = chosen(names, probed, options.sources)
+    sources = {name: study.library.open(name).load_weights for name in names}
+    plan = RacePlan(options.steps * options.splits * (len(names) + 1), options.splits, halve=False)
     race = run_race(model, datamodule.train_dataloader(), sources, plan)
     past = truth.drop(index=job.name)
     evidence = {
@@ -72,6 +73,13 @@ def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFram
         odds = {kind: getattr(look(name), "log_odds", 0.0) for kind, look in evidence.items()}
         rows.append({"target": job.name, "source": name, "probe": probed[name].mean(), **odds, **costs})
     return rows
+
+
+def chosen(names: list[str], probed: dict[str, np.ndarray], count: int | None) -> list[str]:
+    """The source that the linear probe would choose, and others at random."""
+    best = max(names, key=lambda name: probed[name].mean())
+    others = np.random.default_rng(len(names)).permutation([name for name in names if name != best])
+    return [best, *others.tolist()[: None if count is None else count - 1]]
 
 
 def judge(wrong: np.ndarray, advised: np.ndarray) -> list[float]:
@@ -149,8 +157,9 @@ def main() -> None:
     parser.add_argument("library", help="folder of the sources")
     parser.add_argument("results", help="folder of `cells.csv`")
     parser.add_argument("--experiment", default="text_intent")
-    parser.add_argument("--steps", type=int, default=100, help="of every candidate on every split")
+    parser.add_argument("--steps", type=int, default=150, help="of every candidate on every split")
     parser.add_argument("--splits", type=int, default=4)
+    parser.add_argument("--sources", type=int, help="sources per target: the linear probe's best one and others; all")
     parser.add_argument("--out", help="table of all pairs; by default scratch_advice.csv in the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -164,7 +173,7 @@ def main() -> None:
         names = [
             source for source in study.candidates(name)[:-1] if source in truth and source in study.library.names()
         ]
-        rows += looks_at(study.target_job(name, study.seeds[0]), study, names, truth, options.steps, options.splits)
+        rows += looks_at(study.target_job(name, study.seeds[0]), study, names, truth, options)
         pairs = pd.DataFrame(rows)
         gains = truth.sub(truth[SCRATCH], axis=0)
         pairs["gain"] = [gains.at[row.target, row.source] for row in pairs.itertuples()]
