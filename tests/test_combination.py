@@ -245,7 +245,7 @@ class TestSilentMembers:
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            Combination({"x": says(1.0, 2.0, 6.0), "y": Broken({})}).estimate(about(library), NAMES)
+            Combination({"x": says(1.0, 2.0, 6.0), "y": Broken({}, name="broken")}).estimate(about(library), NAMES)
 
     def test_where_all_are_silent_nothing_can_be_said(self, library):
         with pytest.raises(PGEError, match=r"none could.*there are no labels"):

@@ -206,7 +206,7 @@ def test_an_estimator_that_makes_the_target_forget_is_remembered_itself(library)
 
     target, forgetful = about(library), Forgetful()
     target.judge(forgetful, ["far"])
-    assert target.judge(forgetful, ["far", "near"]) == {"far": Estimate(1.0), "near": Estimate(1.0)}
+    assert target.judge(forgetful, ["far", "near"]) == {"far": Estimate(2.0), "near": Estimate(2.0)}
     assert list(target.columns) == ["watching"]
     assert target.judged == [forgetful]
 

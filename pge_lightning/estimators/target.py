@@ -133,8 +133,10 @@ class Target:
         """
         left = [name for name in sources if name not in self.known(estimator)]
         found = estimator.estimate(self, left) if left else {}
-        # Asked for again: the estimator may have made the target forget.
-        known = self.columns[estimator.name] = {**self.known(estimator), **found}
+        known = {**self.known(estimator), **found}
+        if any(name not in known for name in sources):  # a source failed, and the estimator made the target forget
+            known |= estimator.estimate(self, [name for name in sources if not isinstance(found.get(name), Exception)])
+        self.columns[estimator.name] = known
         self._judged = [*((other, said) for other, said in self._judged if other != estimator), (estimator, known)]
         return {name: known[name] for name in sources}
 
