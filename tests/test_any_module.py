@@ -114,7 +114,7 @@ def test_the_nearest_source_is_selected_loaded_and_trained_on(runs):
     fresh, data = configured(kind.build(3)), kind.data(0, 3)
     selector = SourceSelector(runs.library, probe=PROBE, loss_fn=kind.loss_fn, verbose=False)
     selection = selector.select(fresh, data)
-    gaps = {line.name: line.gap.value for line in selection.ranking.sources}
+    gaps = {line.name: line.estimate.value for line in selection.ranking.sources}
     assert selection.source == "own"
     assert gaps["own"] == pytest.approx(0, abs=1e-6)
     assert gaps["other"] > 1e-3

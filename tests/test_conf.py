@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pge_lightning.app.build import (
     build_collector,
     build_data,
+    build_estimator,
     build_library,
     build_model,
     build_probe,
@@ -21,6 +22,10 @@ from pge_lightning.app.build import (
 )
 from pge_lightning.callbacks import PrincipalGradientCallback
 from pge_lightning.data import ArrayDataModule
+from pge_lightning.estimators import FactEstimator, FeatureScore, GapEstimator, RandomOrder
+from pge_lightning.estimators.baselines import FACTS
+from pge_lightning.estimators.estimator import NEEDS, Estimator, probes_of
+from pge_lightning.estimators.feature_score import SCORES
 from pge_lightning.probe import PROBES
 from pge_lightning.select import SourceSelector
 
@@ -94,7 +99,11 @@ def test_every_shipped_configuration_composes_and_instantiates(group, option, tm
     if group != "data":
         assert model(x).shape == (len(x), datamodule.num_classes)
     assert isinstance(trainer, L.Trainer)
-    assert build_selector(cfg).probe == build_probe(cfg.probe)
+    selector = build_selector(cfg)
+    assert isinstance(selector.estimator, Estimator)
+    assert set(selector.estimator.needs) <= set(NEEDS)
+    if group == "probe":
+        assert build_probe(cfg.probe) in probes_of(selector.estimator)
     assert build_library(cfg.library).names() == []
 
 
@@ -121,10 +130,33 @@ def test_there_is_a_configuration_for_every_shipped_probe():
     ("option", "kind"),
     [("gap", "kernelwise"), ("layerwise", "layerwise"), ("published", "published"), ("unit", "unit")],
 )
-def test_selector_configurations_spell_out_every_argument(option, kind):
-    cfg = composed(f"selector={option}").selector
-    expected = defaults_of(SourceSelector.__init__, without={"library", "probe"})
-    assert node(cfg) == {**expected, "kind": kind, "exclude": []}
+def test_gap_configurations_spell_out_every_argument(option, kind):
+    cfg = composed(f"selector={option}", "probe=fast")
+    expected = defaults_of(GapEstimator.__init__, without={"probe", "name"})
+    assert node(cfg.selector) == {**expected, "kind": kind, "probe": OmegaConf.to_container(cfg.probe)}
+    assert build_estimator(cfg.selector) == GapEstimator("fast", kind=kind)
+
+
+def test_there_is_a_configuration_for_every_feature_score():
+    held = {}
+    for option in options("selector"):
+        estimator = build_estimator(composed(f"selector={option}").selector)
+        if isinstance(estimator, FeatureScore):
+            held[option] = estimator
+            assert node(composed(f"selector={option}").selector) == {"score": option, "options": {}}
+    assert held == {score: FeatureScore(score) for score in SCORES}
+
+
+def test_there_is_a_configuration_for_every_trivial_baseline():
+    for fact in FACTS:
+        assert build_estimator(composed(f"selector={fact}").selector) == FactEstimator(fact)
+    assert build_estimator(composed("selector=random").selector) == RandomOrder(0)
+
+
+def test_the_selecting_node_spells_out_every_argument():
+    cfg = composed("data=digits").select
+    expected = defaults_of(SourceSelector.__init__, without={"library", "estimator", "probe", "records"})
+    assert node(cfg) == {**expected, "name": "digits", "exclude": []}
 
 
 def test_the_collecting_node_spells_out_every_argument():
@@ -159,7 +191,7 @@ def test_the_library_may_be_named_by_the_environment(monkeypatch):
 
 def test_encoder_and_vocabulary_reach_everything_that_needs_them():
     cfg = composed("experiment=text_intent", "encoder=model.encoder", "data.vocabulary=99")
-    assert cfg.collect.encoder == cfg.selector.encoder == "model.encoder"
+    assert cfg.collect.encoder == cfg.select.encoder == "model.encoder"
     assert cfg.model.encoder.vocabulary == 99
 
 

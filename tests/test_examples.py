@@ -27,7 +27,7 @@ def test_collect_and_select(tmp_path, capsys):
     accuracy = example["fine_tune"](str(tmp_path))
     assert accuracy > 0.6
     shown = capsys.readouterr().out
-    assert "gap to the target" in shown
+    assert "Sources by gap, smaller is better" in shown
     assert "Fine-tuned from" in shown
 
 

@@ -9,12 +9,14 @@ import yaml
 
 from cli_modules import first_layer, fresh, loss, main
 from pge_lightning.callbacks import PrincipalGradientCallback, SourceSelectionCallback
+from pge_lightning.estimators import FactEstimator, FeatureScore, GapEstimator, Pipeline, RandomOrder
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
 from pge_lightning.select import SourceSelector
-from trainer_helpers import add_source
+from trainer_helpers import Net, add_source, make_loader
 
 COLLECT, SELECT = "pge_lightning.callbacks.PrincipalGradientCallback", "pge_lightning.callbacks.SourceSelectionCallback"
+ESTIMATORS = "pge_lightning.estimators."
 PROBE = {"name": "cli", "restarts": 2, "steps": 3, "batch_size": 8, "budgets": [16]}
 
 
@@ -76,11 +78,13 @@ def test_what_is_printed_can_be_read_again_and_gives_the_same(folder, capsys):
     assert printed([written(folder, first)], capsys) == first
     select, collect = [each["init_args"] for each in first["trainer"]["callbacks"]]
     assert collect["probe"]["budgets"] == [16]
-    assert (select["kind"], select["exclude"], select["floor"]) == ("kernelwise", [], False)
+    assert (select["estimator"], select["exclude"], select["samples"]) == (None, [], 5000)
     command = main([written(folder, first)], run=False)
     for callback in ours(command.trainer):
-        held = callback.probes[0] if isinstance(callback, PrincipalGradientCallback) else callback.selector.probe
-        assert held == Probe(**PROBE)
+        found = (
+            callback.probes if isinstance(callback, PrincipalGradientCallback) else callback.selector.estimator.probes
+        )
+        assert found == [Probe(**PROBE)]
     assert {name: collect["probe"][name] for name in PROBE} == PROBE
 
 
@@ -88,8 +92,38 @@ def test_functions_are_named_by_their_import_paths(folder):
     options = {"loss_fn": "cli_modules.loss", "factory": "cli_modules.fresh", "encoder": "cli_modules.first_layer"}
     command = main([written(folder, config(folder, **options))], run=False)
     collect, select = ours(command.trainer)
-    for callback in (collect, select.selector):
-        assert (callback.loss_fn, callback.factory, callback.encoder) == (loss, fresh, first_layer)
+    assert (collect.loss_fn, collect.factory, collect.encoder) == (loss, fresh, first_layer)
+    held = select.selector.target(Net(), make_loader()).options
+    assert (held["loss_fn"], held["factory"], held["encoder"]) == (loss, fresh, first_layer)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "expected"),
+    [
+        (
+            {"class_path": ESTIMATORS + "GapEstimator", "init_args": {"probe": PROBE, "kind": "unit"}},
+            GapEstimator(Probe(**{**PROBE, "budgets": (16,)}), kind="unit"),
+        ),
+        ({"class_path": ESTIMATORS + "FeatureScore", "init_args": {"score": "knn"}}, FeatureScore("knn")),
+        (
+            {
+                "class_path": ESTIMATORS + "Pipeline",
+                "init_args": {
+                    "first": {"class_path": ESTIMATORS + "FactEstimator"},
+                    "then": {"class_path": ESTIMATORS + "RandomOrder"},
+                    "shortlist": "ties",
+                },
+            },
+            Pipeline(FactEstimator(), RandomOrder(), "ties"),
+        ),
+    ],
+)
+def test_an_estimator_is_named_by_its_class(estimator, expected, folder):
+    content = config(folder)
+    content["trainer"]["callbacks"][0]["init_args"].pop("probe")
+    content["trainer"]["callbacks"][0]["init_args"]["estimator"] = estimator
+    command = main([written(folder, content)], run=False)
+    assert ours(command.trainer)[1].selector.estimator == expected
 
 
 @pytest.mark.parametrize("encoder", ["encoder", "encoder.0", "*.weight", "os.path"])
@@ -122,7 +156,8 @@ def test_a_probe_is_a_name_a_recipe_or_several(probe, expected, folder):
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
-        ({"kind": "best"}, "kind"),
+        ({"estimator": {"class_path": ESTIMATORS + "GapEstimator", "init_args": {"kind": "best"}}}, "kind"),
+        ({"estimator": {"class_path": ESTIMATORS + "GapEstimate"}}, "GapEstimate"),
         ({"budgit": 200}, "budgit"),
         ({"probe": {"restart": 3}}, "restart"),
         ({"loss_fn": "cli_modules.missing"}, "loss_fn"),
