@@ -82,9 +82,9 @@ def encoder_module(module: nn.Module, encoder: EncoderSpec = None) -> str:
     if isinstance(named, str) and named in parts:
         return named
     chosen = _identities(encoder_parameters(module, encoder).values())
-    holding = [name for name, part in parts.items() if chosen <= _identities(part.parameters())]
-    exact = (name for name in holding if chosen == _identities(parts[name].parameters()))
-    return next(exact, holding[-1])
+    holding: list[str] = [name for name, part in parts.items() if chosen <= _identities(part.parameters())]
+    exact = [name for name in holding if chosen == _identities(parts[name].parameters())]
+    return exact[0] if exact else holding[-1]
 
 
 def features_of(module: nn.Module, encoder: EncoderSpec, batch: Any) -> Tensor:
@@ -156,14 +156,17 @@ def _arguments(part: nn.Module, inputs: Any) -> Iterator[tuple[tuple[Any, ...], 
 def _watched(site: nn.Module, chosen: set[int]) -> Generator[list[Any]]:
     """What the encoder gives while a module runs: its output, or what the head gets after the encoder's last part."""
     found: list[Any] = []
+    begun = False
 
     def output(part: nn.Module, inputs: Any, result: Any) -> None:
         found.append(result)
 
     def input_of_head(part: nn.Module, inputs: Any) -> None:
-        found.extend(inputs[:1])
+        found.extend(inputs[:begun])
 
     def begin_anew(part: nn.Module, inputs: Any, result: Any) -> None:
+        nonlocal begun
+        begun = True
         found.clear()
 
     handles = []
@@ -172,8 +175,11 @@ def _watched(site: nn.Module, chosen: set[int]) -> Generator[list[Any]]:
     else:
         for part in site.modules():
             if own := _identities(part.parameters(recurse=False)):
-                hook = part.register_forward_hook, begin_anew
-                handles.append(hook[0](hook[1]) if own & chosen else part.register_forward_pre_hook(input_of_head))
+                handles.append(
+                    part.register_forward_hook(begin_anew)
+                    if own & chosen
+                    else part.register_forward_pre_hook(input_of_head)
+                )
     try:
         yield found
     finally:

@@ -1,9 +1,11 @@
 """A probe: the recipe that must be the same for all data sets whose signatures are compared."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
-__all__ = ["PROBES", "Probe", "is_name"]
+__all__ = ["PROBES", "PretextKind", "Probe", "is_name"]
+
+PretextKind: TypeAlias = Literal["auto", "reduced", "projection", "words"]
 
 
 def is_name(text: str) -> bool:
@@ -30,6 +32,10 @@ class Probe:
         statistic: What is kept of the encoder: its mean update along the warm-up (``"gradient"``), or, with the head
             alone warmed up, the diagonal of its empirical Fisher information (``"fisher"``). Part of the recipe where
             it is not the default.
+        pretext: For a probe without labels, what the encoder's features are asked of the inputs instead: the input at
+            a lower resolution (``"reduced"``), a fixed random projection of it (``"projection"``), which samples share
+            words (``"words"``), or what fits the type of the inputs (``"auto"``). ``None`` follows the loss of the
+            module. Part of the recipe where it is not the default.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -45,6 +51,7 @@ class Probe:
     seed: int = 0
     paired: bool = True
     statistic: Literal["gradient", "fisher"] = "gradient"
+    pretext: PretextKind | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(sorted(self.budgets)))
@@ -60,6 +67,10 @@ class Probe:
             raise ValueError(f"Expected `optimizer` to be 'adam' or 'sgd', but got {self.optimizer!r}.")
         if self.statistic not in ("gradient", "fisher"):
             raise ValueError(f"Expected `statistic` to be 'gradient' or 'fisher', but got {self.statistic!r}.")
+        if self.pretext is not None and self.pretext not in get_args(PretextKind):
+            raise ValueError(
+                f"Expected `pretext` to be None or one of {get_args(PretextKind)}, but got {self.pretext!r}."
+            )
         if not self.lr > 0:
             raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
         if self.budgets and self.budgets[0] < self.batch_size:
@@ -93,7 +104,7 @@ class Probe:
 
         Fields that came later count where they are not the default: signatures collected before stay comparable.
         """
-        later = {"statistic": "gradient"}
+        later = {"statistic": "gradient", "pretext": None}
         fields = {key: value for key, value in asdict(self).items() if key not in ("name", "budgets")}
         return {key: value for key, value in fields.items() if key not in later or value != later[key]}
 
@@ -108,4 +119,6 @@ PROBES = {
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
     "task2vec": Probe(name="task2vec", restarts=2, steps=400, lr=5e-3, batch_size=8, statistic="fisher"),
+    # Samples without labels are plenty, and more steps bring more.
+    "label_free": Probe(name="label_free", steps=120, pretext="auto"),
 }

@@ -14,6 +14,7 @@ def test_shipped_probes_are_the_documented_ones():
     assert (default.restarts, default.steps, default.optimizer, default.lr) == (8, 60, "adam", 2e-3)
     assert (default.batch_size, default.budgets) == (64, (200, 1000, 5000))
     assert (fast.restarts, fast.steps, fast.budgets) == (2, 30, (200,))
+    assert PROBES["label_free"] == dataclasses.replace(default, name="label_free", steps=120, pretext="auto")
     assert (published.restarts, published.steps, published.optimizer, published.paired) == (None, 1, "sgd", False)
 
 
@@ -29,8 +30,14 @@ def test_recipe_is_json_without_name_and_ladder():
     probe = Probe(name="mine", budgets=(5000, 200))
     assert probe.budgets == (200, 5000)
     assert json.loads(json.dumps(probe.recipe)) == Probe().recipe
-    assert set(Probe().recipe) == {field.name for field in dataclasses.fields(Probe)} - {"name", "budgets", "statistic"}
+    assert set(Probe().recipe) == {field.name for field in dataclasses.fields(Probe)} - {
+        "name",
+        "budgets",
+        "statistic",
+        "pretext",
+    }
     assert Probe(statistic="fisher").recipe == {**Probe().recipe, "statistic": "fisher"}
+    assert Probe(pretext="words").recipe == {**Probe().recipe, "pretext": "words"}
 
 
 @pytest.mark.parametrize(
@@ -45,6 +52,7 @@ def test_recipe_is_json_without_name_and_ladder():
         ({"batch_size": -1}, "`batch_size` to be at least 1, but got -1"),
         ({"optimizer": "lion"}, "'adam' or 'sgd', but got 'lion'"),
         ({"statistic": "hessian"}, "'gradient' or 'fisher', but got 'hessian'"),
+        ({"pretext": "masked"}, r"one of \('auto', 'reduced', 'projection', 'words'\), but got 'masked'"),
         ({"lr": 0.0}, "`lr` to be positive, but got 0.0"),
         ({"lr": float("nan")}, "`lr` to be positive, but got nan"),
         ({"budgets": (1000, 50)}, "fill a batch of 64, but got 50"),

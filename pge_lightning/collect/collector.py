@@ -15,11 +15,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from pge_lightning.collect.loss import LossFn, loss_code, make_step
+from pge_lightning.collect.pretext import Pretext, unlabelled_batches
 from pge_lightning.collect.runs import Runs
 from pge_lightning.collect.starts import Starts
 from pge_lightning.collect.warmup import Updates
 from pge_lightning.distributed import add_up, agree, everywhere, rank_and_world
 from pge_lightning.encoder import EncoderSpec
+from pge_lightning.encoder_features import FeaturesFn, inputs_of
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import borrowed, isolated_randomness, plain
 from pge_lightning.probe import Probe
@@ -29,7 +31,7 @@ from pge_lightning.samples.pool import SamplePool
 from pge_lightning.sharding import check_whole
 from pge_lightning.signature import Signature
 
-__all__ = ["Collector", "collect_signature"]
+__all__ = ["Collector"]
 
 
 class Collector:
@@ -40,11 +42,14 @@ class Collector:
         batches: A ``DataLoader``, any iterable of batches, or several of them as Lightning combines them.
         probe: The recipe, or the name of a shipped one.
         loss_fn: Takes a copy of the module and a batch and returns a scalar loss; by default the LightningModule's own
-            ``training_step`` gives it.
+            ``training_step`` gives it. A label-free probe has a loss of its own.
         encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
+        features: For a label-free probe: takes a copy of the module and a batch and returns features ``[batch, d]``; by
+            default those that leave the encoder.
         factory: Builds a fresh module of the same kind, where re-initialisation needs help.
         device: Where the warm-up runs; by default where the module is.
-        datamodule: Its transfer hooks take part where it overrides them.
+        datamodule: Its transfer hooks take part where it overrides them. A label-free probe takes the batches of its
+            ``unlabelled_dataloader()`` instead, where it has one.
         prepare: Called with every copy before it is used.
         limit: Most batches of the loader to consider.
         distributed: Whether all processes of the default group take part, each with its share of samples and restarts.
@@ -64,6 +69,7 @@ class Collector:
         probe: Probe | str = "default",
         loss_fn: LossFn | None = None,
         encoder: EncoderSpec = None,
+        features: FeaturesFn | None = None,
         factory: Factory | None = None,
         device: torch.device | str | None = None,
         datamodule: pl.LightningDataModule | None = None,
@@ -74,13 +80,18 @@ class Collector:
         check: Callable[[], None] | None = None,
         thaw: bool = False,
     ) -> None:
-        self.module, self.batches, self.probe = plain(module), batches, Probe.of(probe)
-        self.distributed, self.progress = distributed, progress
+        self.module, self.probe, self.distributed, self.progress = plain(module), Probe.of(probe), distributed, progress
+        self.batches: Any = batches
+        self.limit = limit
+        self.pretext = Pretext(self.probe.pretext, encoder, features) if self.probe.pretext else None
 
         def checked() -> Runs:
             check_whole(self.module)
-            self.loss = loss_code(self.module, loss_fn)
-            step = make_step(module, loss_fn)
+            pretext = self.pretext
+            if pretext is not None:
+                self.batches, self.limit = unlabelled_batches(batches, limit, datamodule)
+            self.loss = loss_code(self.module, (features or Pretext.step) if pretext else loss_fn)
+            step = pretext.step if pretext else make_step(module, loss_fn)
             starts = Starts(self.module, self.probe, encoder, thaw)
             if not starts.lazy:
                 starts.check(factory)
@@ -90,14 +101,18 @@ class Collector:
 
         self.runs = agree(checked, distributed)
         self.starts = self.runs.starts
-        self.pool: SamplePool = sample_pool(batches, self.probe, limit, distributed)
+        self.pool: SamplePool = sample_pool(self.batches, self.probe, self.limit, distributed)
         self.data = self._fingerprint()
-        if self.starts.lazy:  # shapes come from a batch
-            agree(partial(self._check_lazy, factory), distributed)
+        agree(partial(self._learn_shapes, factory), distributed)
 
-    def _check_lazy(self, factory: Factory | None) -> None:
-        with borrowed(self.batches):
-            self.starts.check(factory, partial(self.runs.once, self.pool))
+    def _learn_shapes(self, factory: Factory | None) -> None:
+        """Take what a batch must show: shapes of lazy parameters, and that of the pretext's head."""
+        with isolated_randomness(), borrowed(self.batches):
+            if self.starts.lazy:
+                self.starts.check(factory, partial(self.runs.once, self.pool))
+            if self.pretext is not None:
+                self.runs.once(self.pool, self.starts.make(0, self.data))
+                self.starts.finish = self.pretext.add_head
 
     @property
     def units(self) -> list[str]:
@@ -190,7 +205,8 @@ class Collector:
 
     def _fingerprint(self) -> str:
         with borrowed(self.batches):
-            return everywhere(self.pool.fingerprint, self.distributed)[0]
+            seen = partial(self.pool.fingerprint, inputs_of) if self.pretext else self.pool.fingerprint
+            return everywhere(seen, self.distributed)[0]
 
     def _collect(self, restarts: int, budget: int) -> tuple[Updates, dict[str, tuple[str, ...]]]:
         """Unit to its principal gradients and to the hashes of its starts; processes share the restarts out."""
@@ -225,72 +241,3 @@ class Collector:
             except PGEError as error:
                 raise PGEError(f"In restart {k}: {error}") from error
         return hashes
-
-
-def collect_signature(
-    module: nn.Module,
-    batches: DataLoader[Any] | Iterable[Any],
-    *,
-    loss_fn: LossFn | None = None,
-    probe: Probe | str = "default",
-    budget: int | None = None,
-    encoder: EncoderSpec = None,
-    factory: Factory | None = None,
-    device: torch.device | str | None = None,
-    distributed: bool = False,
-    progress: bool = False,
-    thaw: bool = False,
-) -> Signature:
-    """Collect the principal gradients of one data set, in plain PyTorch.
-
-    Neither the module nor the loader, its samplers or the global random state are changed.
-
-    Args:
-        module: Any module; a LightningModule brings its own loss.
-        batches: A ``DataLoader``, any iterable of batches, or several of them as Lightning combines them.
-        loss_fn: Takes a copy of the module and a batch and returns a scalar loss.
-        probe: The recipe, or the name of a shipped one.
-        budget: Sample budget; by default the largest rung of the probe's ladder that the samples fill.
-        encoder: Names the transferred part: submodule, pattern over parameter names, or callable.
-        factory: Builds a fresh module of the same kind, where re-initialisation needs help.
-        device: Where the warm-up runs; by default where the module is.
-        distributed: Whether all processes of the default group call this, to share samples and restarts, and each get
-            the same signature. By default this one works alone.
-        progress: Whether to show a bar over the restarts.
-        thaw: Whether frozen parameters of the encoder count as trainable, for a module that is thawed while it trains.
-
-    Returns:
-        The signature: per unit ``[restarts, *shape]``; complex units have a last dimension of two.
-
-    Raises:
-        PGEError: If something is missing (checked before any work starts), or a loss is not finite.
-        ValueError: If the budget is larger than the number of samples or smaller than a batch.
-
-    Example:
-        >>> import torch
-        >>> from torch import nn
-        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-        >>> batches = [(torch.randn(64, 4), torch.randint(2, (64,))) for _ in range(4)]
-        >>> loss = lambda module, batch: nn.functional.cross_entropy(module(batch[0]), batch[1])
-        >>> signature = collect_signature(model, batches, loss_fn=loss, probe="fast", encoder="0")
-        >>> {name: list(stack.shape) for name, stack in signature.units.items()}
-        {'0.weight': [2, 8, 4], '0.bias': [2, 8]}
-    """
-    collector = Collector(
-        module,
-        batches,
-        probe=probe,
-        loss_fn=loss_fn,
-        encoder=encoder,
-        factory=factory,
-        device=device,
-        distributed=distributed,
-        progress=progress,
-        thaw=thaw,
-    )
-    if budget is not None and not collector.probe.batch_size <= budget <= len(collector.pool):
-        raise ValueError(
-            f"Expected `budget` between a batch of {collector.probe.batch_size} and the {len(collector.pool)} samples "
-            f"there are, but got {budget}."
-        )
-    return collector.collect(collector.budgets[-1] if budget is None else budget)

@@ -16,7 +16,7 @@ from pge_lightning.errors import PGEError
 from pge_lightning.isolation.stand_in import stand_in_trainer
 from pge_lightning.isolation.unwrap import plain, wrapped
 
-__all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step"]
+__all__ = ["LossFn", "Step", "StepMaker", "loss_code", "make_step", "with_trainer"]
 
 LossFn: TypeAlias = Callable[..., Any]
 Step: TypeAlias = Callable[[Any, int], Tensor | None]
@@ -81,11 +81,20 @@ def _bound_step(module: Any) -> Callable[..., Any]:
     return own or module.training_step
 
 
+def with_trainer(clone: nn.Module) -> None:
+    """Give a copy that has no Trainer one to look at.
+
+    Args:
+        clone: A copy of the user's module.
+    """
+    if isinstance(clone, pl.LightningModule) and clone._trainer is None and clone._fabric is None:
+        clone.trainer = stand_in_trainer()
+
+
 def _own_step(clone: Any) -> Step:
     """The copy's own ``training_step``, with the arguments that Lightning would give it."""
     hooks = [name for name in (TRAINER_HOOKS if clone._trainer is None else LATER_HOOKS) if is_overridden(name, clone)]
-    if clone._trainer is None and clone._fabric is None:
-        clone.trainer = stand_in_trainer()
+    with_trainer(clone)
     training_step = _bound_step(clone)
     takes_index = is_param_in_hook_signature(training_step, "batch_idx", min_args=2)
 

@@ -39,6 +39,7 @@ class Starts:
     Attributes:
         units: Names of the encoder's trainable parameters.
         lazy: Whether some parameters get their shapes from a first batch.
+        finish: Called with every start and the seed of its head, if it is set.
         shapes: Unit to the shape of its real values, after :meth:`check`.
         frozen: Frozen parameter to a hash of its values, after :meth:`check`; those that follow restarted ones have
             none.
@@ -52,6 +53,7 @@ class Starts:
         self.units = encoder_units(self.module, encoder, thaw)
         self.shared = list(encoder_parameters(self.module, encoder))
         self.lazy = any(is_lazy(value) for value in chain(self.module.parameters(), self.module.buffers()))
+        self.finish: Callable[[nn.Module, int], None] | None = None
         self.shapes: dict[str, list[int]] = {}
         self.frozen: dict[str, str] = {}
 
@@ -92,6 +94,8 @@ class Starts:
         with torch.inference_mode(mode=False):
             copied = self._copy()
             restart(copied, self.shared, self._initialise, encoder_seed, head_seed)
+        if self.finish is not None:
+            self.finish(copied, head_seed)
         return copied
 
     def values(self, copied: nn.Module) -> dict[str, Tensor]:

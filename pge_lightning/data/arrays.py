@@ -64,6 +64,7 @@ class _Splits:
     train: TensorDataset
     val: TensorDataset
     test: TensorDataset
+    unlabelled: TensorDataset
     num_classes: int
 
 
@@ -162,6 +163,14 @@ class ArrayDataModule(L.LightningDataModule, ABC):
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         return self._loader(self._ready().test)
 
+    def unlabelled_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Inputs alone, of all training samples that are not held out, whether or not their labels are drawn.
+
+        Returns:
+            A loader of batches ``(x,)``.
+        """
+        return self._loader(self._ready().unlabelled)
+
     def _ready(self) -> _Splits:
         if self._splits is None:
             raise PGEError("Expected the data to be loaded, but `setup` has not run. Call `datamodule.setup()` first.")
@@ -195,7 +204,9 @@ class ArrayDataModule(L.LightningDataModule, ABC):
         labels = y[used]
         if self.shuffle_labels is not None:
             labels = labels[shuffled(len(labels), self.shuffle_labels)]
-        return _Splits(self._dataset(x[used], labels), val, test, int(table.max()) + 1)
+        train = self._dataset(x[used], labels)
+        unlabelled = TensorDataset(train.tensors[0]) if torch.equal(used, pool) else self._dataset(x[pool])
+        return _Splits(train, val, test, unlabelled, int(table.max()) + 1)
 
     def _draw(self, y: Tensor) -> Tensor:
         if self.labels is not None:
@@ -204,5 +215,5 @@ class ArrayDataModule(L.LightningDataModule, ABC):
             return draw_per_class(y, self.labels_per_class, self.draw)
         return torch.arange(len(y))
 
-    def _dataset(self, x: Tensor, y: Tensor) -> TensorDataset:
-        return TensorDataset(x if self.transform is None else transform_images(x, self.transform), y)
+    def _dataset(self, x: Tensor, *labels: Tensor) -> TensorDataset:
+        return TensorDataset(x if self.transform is None else transform_images(x, self.transform), *labels)

@@ -91,8 +91,8 @@ class _SideBySide(SamplePool):
             return pool.batch(there) if there else None
         return pool.batch([i % size for i in indices])
 
-    def fingerprint(self) -> str:
-        return content_hash([self.mode, self.build([pool.fingerprint() for pool in self.pools])])
+    def fingerprint(self, part: Callable[[Any], Any] = lambda batch: batch) -> str:
+        return content_hash([self.mode, self.build([pool.fingerprint(part) for pool in self.pools])])
 
 
 class _OneByOne(SamplePool):
@@ -138,8 +138,8 @@ class _OneByOne(SamplePool):
     def _begin(self, number: int) -> int:
         return self.ends[number] - len(self.pools[number])
 
-    def fingerprint(self) -> str:
-        return content_hash(["sequential", [pool.fingerprint() for pool in self.pools]])
+    def fingerprint(self, part: Callable[[Any], Any] = lambda batch: batch) -> str:
+        return content_hash(["sequential", [pool.fingerprint(part) for pool in self.pools]])
 
 
 def _in_turns(batches: list[list[list[int]]], shares: Sequence[int]) -> Iterator[list[int]]:

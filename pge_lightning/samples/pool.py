@@ -37,11 +37,18 @@ class SamplePool(ABC):
         """The indices of one restart's batches, as :func:`draw` chooses them."""
         return draw(len(self), budget, probe, restart)
 
-    def fingerprint(self) -> str:
-        """A hash over the number of samples and the content of up to 256 of them, evenly spaced."""
+    def fingerprint(self, part: Callable[[Any], Any] = lambda batch: batch) -> str:
+        """A hash over the number of samples and the content of up to 256 of them, evenly spaced.
+
+        Args:
+            part: Says what of a batch counts; by default all.
+
+        Returns:
+            The hash.
+        """
         with isolated_randomness(seed=0):
             batch = self.batch(np.linspace(0, len(self) - 1, min(len(self), 256)).astype(int).tolist())
-            return content_hash((len(self), batch))
+            return content_hash((len(self), part(batch)))
 
 
 class _Part(SamplePool):
