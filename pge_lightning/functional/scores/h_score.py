@@ -101,7 +101,8 @@ def regularized_h_score(features: Tensor, target: Tensor) -> Tensor:
         return kept
     shrunk = kept * covariance
     shrunk.diagonal().add_(shrinkage * variance)
-    return kept * _explained(shrunk, _between(centred, target)) / (samples - 1)
+    value = kept * _explained(shrunk, _between(centred, target)) / (samples - 1)
+    return value.clamp(max=int(target.max()) * samples / (samples - 1))
 
 
 def _centre(features: Tensor) -> Tensor:
