@@ -162,10 +162,14 @@ class Extractor:
 
     def _fresh(self, draw: int) -> nn.Module:
         starts = Starts(self.model, Probe("features"), self.options.get("encoder"), bool(self.options.get("thaw")))
-        starts.check(self.options.get("factory"), lambda copied: self._of_batch(copied, self.batches[0]))
+        starts.check(self.options.get("factory"), self._run_once)
         model = self._prepared(starts.make(draw, "features"))
         _settle(model.eval(), (self._of_batch(model, batch) for batch in self.batches))
         return model.eval()
+
+    def _run_once(self, model: nn.Module) -> None:
+        """Give lazy parts their shapes."""
+        self._of_batch(model, self.batches[0])
 
     def _prepared(self, model: nn.Module) -> nn.Module:
         if (prepare := self.options.get("prepare")) is not None:
