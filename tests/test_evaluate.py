@@ -1,6 +1,7 @@
 """Evaluations on scikit-learn's digits: real trainings, real files, in small."""
 
 import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -23,6 +24,8 @@ from pge_lightning.app.quality import agreement, assess, expected_at_random, spe
 from pge_lightning.app.study import settings_of, start_study
 from pge_lightning.data import MlxtendMnist, SklearnDigits
 from pge_lightning.errors import PGEError
+from pge_lightning.estimators import GapEstimator
+from pge_lightning.estimators.feature_score import SCORES
 from pge_lightning.library import Library
 
 SMALL = {"size": 16, "labels": 100, "batch_size": 20}
@@ -43,7 +46,13 @@ class Saboteur(L.Callback):
 
 def config(folder, *overrides, sources=("turned", "negative"), targets=("upright",)):
     """Tiny trainings of digits; a probe of two restarts with two steps."""
-    options = [f"library.root={folder}/library", f"output_dir={folder}/out", "task=evaluate", "trainer=cpu"]
+    options = [
+        f"library.root={folder}/library",
+        f"output_dir={folder}/out",
+        "task=evaluate",
+        "trainer=cpu",
+        "selector=gap",
+    ]
     for kind, names in (("sources", sources), ("targets", targets)):
         for name in names:
             options.append(f"+data@evaluate.{kind}.{name}=digits")
@@ -259,14 +268,27 @@ class TestStudy:
         target = digits.target_job("digits", 0)
         assert instantiate(target.data, _partial_=True).func is SklearnDigits
         assert [probe.budgets for probe in digits.probes] == [(target.data.labels,)]
-        assert (len(gray28.sources), gray28.sources, len(gray28.estimators)) == (10, gray28.targets, 8)
+        assert (len(gray28.sources), gray28.sources) == (10, gray28.targets)
         seeds = {gray28.source_job(name).data.permute_classes for name in gray28.sources}
         assert len(seeds) == 10
         assert gray28.target_job("usps", 0).data.labels == 200
         assert gray28.source_job("usps").data.labels is None
-        rankings = [gray28.ranking_job("usps", estimator) for estimator in gray28.estimators]
-        assert [job.data.labels for job in rankings] == [200, None] * 4
-        assert [job.probe.name for job in rankings] == ["default"] * 6 + ["published"] * 2
+        named = {each.name: each for each in gray28.estimators}
+        assert {"gap", "linear_probe", "standing", "default", "published form, 200 labels"} <= set(named)
+        for name, contestant in named.items():
+            labels = gray28.ranking_job("usps", contestant).data.labels
+            assert labels == (None if name.endswith("up to 5,000 labels") else 200)
+        kinds = {name: each.estimator.kind for name, each in named.items() if isinstance(each.estimator, GapEstimator)}
+        for name, kind in kinds.items():
+            assert kind == (
+                name.split()[0].rstrip(",") if name.startswith(("layerwise", "published")) else "kernelwise"
+            )
+            probe = named[name].estimator.probe.name
+            assert probe == (kind if kind == "published" else "label_free" if name == "label_free" else "default")
+        assert set(kinds) >= {"gap", "label_free", "layerwise, units not weighed, 200 labels"}
+        assert set(SCORES) <= set(named)
+        # One set of signatures per recipe, whatever the number of estimators that compare them.
+        assert len({json.dumps(probe.recipe) for probe in gray28.probes}) == len(gray28.probes) == 4
 
 
 class TestEvaluate:
