@@ -143,26 +143,99 @@ def test_collect_without_training_registers_the_weights_as_they_came(tmp_path):
 
 def test_rank_writes_a_table_with_the_nearest_source_first(folder, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    do(folder, "task=rank")
+    do(folder, "task=rank", "selector=gap")
     frame, content = pd.read_csv(folder / "out" / "ranking.csv"), read(folder / "out" / "ranking.json")
     assert list(frame.source) == [line["source"] for line in content["sources"]] == ["digits", "sideways"]
     assert frame.gap[0] == content["sources"][0]["gap"] == 0 < frame.gap[1]
-    assert (content["kind"], content["probe"], content["budget"]) == ("kernelwise", "fast", 64)
-    assert content["noise_floor"] is None
-    assert content["weighed"] is False  # two sources are too few
+    details = content["details"]["gap"]
+    assert (details["kind"], details["probe"], details["budget"]) == ("kernelwise", "fast", 64)
+    assert details["noise_floor"] is None
+    assert details["weighed"] is False  # two sources are too few
     assert "sideways" in capsys.readouterr().out
 
 
-def test_rank_states_the_noise_floor_where_it_is_asked_for(folder):
-    do(folder, "task=rank", "selector.floor=true", "selector.kind=unit")
-    content = read(folder / "out" / "ranking.json")
-    assert content["kind"] == "unit"
-    assert content["noise_floor"] > 0
+def test_rank_states_the_noise_floor_where_it_is_asked_for(folder, capsys):
+    do(folder, "task=rank", "selector=gap", "selector.floor=true", "selector.kind=unit")
+    details = read(folder / "out" / "ranking.json")["details"]["gap"]
+    assert details["kind"] == "unit"
+    assert details["noise_floor"] > 0
+    assert "Noise floor of gap" in capsys.readouterr().out
+
+
+SELECTORS = ["linear_probe", "log_me", "knn", "h_score", "leep", "nce", "source_size", "source_metric", "random"]
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_rank_takes_any_selector_by_its_name(selector, folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    do(folder, "task=rank", f"selector={selector}")
+    frame, content = pd.read_csv(folder / "out" / "ranking.csv"), read(folder / "out" / "ranking.json")
+    assert (content["estimator"], content["higher_is_better"]) == (selector, True)
+    assert set(frame.source) == {"digits", "sideways"}
+    assert frame[selector].is_monotonic_decreasing
+    assert frame[selector].notna().all()
+    assert frame[selector].tolist() == pytest.approx([line[selector] for line in content["sources"]])
+    assert (folder / "sources" / ".targets").exists() is False
+    shown = capsys.readouterr().out
+    assert f"Sources by {selector}, larger is better" in shown
+    for line in content["sources"]:
+        assert f"{line[selector]:.4f}" in shown
+
+
+MEMBERS = """
+    estimators: {gap: {_target_: pge_lightning.estimators.GapEstimator, probe: ${probe}},
+                 features: {_target_: pge_lightning.estimators.FeatureScore, score: linear_probe},
+                 none: null}
+"""
+
+
+def test_all_columns_of_a_combination_are_written_and_printed(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    combination = f"{{_target_: pge_lightning.estimators.Combination, {' '.join(MEMBERS.split())}}}"
+    do(folder, "task=rank", "~selector", f"+selector={combination.replace(': ', ':')}")
+    frame, content = pd.read_csv(folder / "out" / "ranking.csv"), read(folder / "out" / "ranking.json")
+    assert content["estimator"] == "combined"
+    assert content["details"]["gap"]["budget"] == 64
+    numbers = ["combined", "gap", "linear_probe"]
+    assert frame[numbers].notna().all().all()
+    assert frame.source[0] == "digits"
+    shown = capsys.readouterr().out
+    for line, row in zip(content["sources"], frame.to_dict("records"), strict=True):
+        assert [line[name] for name in numbers] == pytest.approx([row[name] for name in numbers])
+        assert all(f"{line[name]:.3f}" in shown for name in numbers[1:])
+    assert all(name in shown for name in numbers)
+
+
+def test_a_pipeline_opens_what_is_on_its_shortlist(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    first, then = (f"{{_target_:pge_lightning.estimators.{name}}}" for name in ("FactEstimator", "FeatureScore"))
+    pipeline = f"{{_target_:pge_lightning.estimators.Pipeline,first:{first},then:{then},shortlist:1}}"
+    do(folder, "task=rank", "~selector", f"+selector={pipeline}")
+    frame = pd.read_csv(folder / "out" / "ranking.csv")
+    assert frame.status.tolist() == ["ok", "not opened"]
+    assert frame.linear_probe.isna().tolist() == [False, True]
+    assert "Opened 1 of 2 sources: digits." in read(folder / "out" / "ranking.json")["notes"]
+    assert "not opened" in capsys.readouterr().out
+
+
+def test_a_selector_that_can_say_nothing_of_any_source_fails(folder):
+    for name in ("digits", "sideways"):
+        next((folder / "sources" / name).glob("encoder-*")).write_bytes(b"damaged")
+    with pytest.raises(TaskError, match="all 2 failed"):
+        do(folder, "task=rank", "selector=linear_probe")
+    frame = pd.read_csv(folder / "out" / "ranking.csv")
+    assert frame.linear_probe.isna().all()
+    assert frame.reason.str.contains("SHA-256").all()
+
+
+def test_options_of_the_selection_reach_it(folder):
+    do(folder, "task=rank", "selector=source_size", "select.exclude=[digits]")
+    assert pd.read_csv(folder / "out" / "ranking.csv").source.tolist() == ["sideways"]
 
 
 def test_rank_fails_when_nothing_compares_but_says_why_in_its_files(folder):
     with pytest.raises(TaskError, match="all 2 failed"):
-        do(folder, "task=rank", "probe.seed=7")
+        do(folder, "task=rank", "selector=gap", "probe.seed=7")
     assert set(pd.read_csv(folder / "out" / "ranking.csv").status) == {"failed"}
 
 
@@ -171,7 +244,7 @@ def test_the_published_probe_and_gap_go_together(tmp_path):
     do(tmp_path, "task=collect", *published)
     do(tmp_path, "task=rank", "data.draw=1", *published)
     content = read(tmp_path / "out" / "ranking.json")
-    assert (content["kind"], content["probe"]) == ("published", "published")
+    assert (content["details"]["gap"]["kind"], content["details"]["gap"]["probe"]) == ("published", "published")
     assert content["sources"][0]["status"] == "ok"
 
 
@@ -203,7 +276,7 @@ def test_finetune_from_scratch_needs_no_library_and_repeats_itself(tmp_path):
     do(tmp_path, "task=finetune", "source=scratch", WITNESS, "seed=1")
     name = "encoder.layers.0.0.weight"
     assert not torch.equal(start[name], Witness.start[name])
-    assert not (tmp_path / "sources").exists()
+    assert Library(tmp_path / "sources").names() == []
 
 
 def test_heads_of_all_starts_are_equal_for_one_seed(folder):
