@@ -151,6 +151,13 @@ def test_the_direction_of_a_named_metric_is_that_of_whoever_monitors_it(tmp_path
     assert not record.higher_is_better
 
 
+@pytest.mark.parametrize(("metric", "higher"), [("train_acc", True), ("train_loss", False)])
+def test_the_direction_may_be_told_by_the_name(tmp_path, metric, higher):
+    fit(Net(), callbacks=[recorder(tmp_path, metric=metric, mode=None)])
+    (record,) = Library(tmp_path).records()
+    assert record.higher_is_better == higher
+
+
 def test_a_test_is_recorded_once_after_its_fit(tmp_path):
     model, callback = NetWithTest(), recorder(tmp_path, metric="test_loss", mode="min")
     trainer = fit(model, callbacks=[callback])
@@ -172,7 +179,7 @@ def test_a_test_without_a_fit_is_not_recorded(tmp_path):
     [
         ({"source": None}, "without knowing the source"),
         ({"metric": None}, "without a metric"),
-        ({"mode": None}, "without the direction of 'train_acc'"),
+        ({"mode": None, "metric": "score"}, "without the direction of 'score'"),
     ],
 )
 def test_what_cannot_be_found_out_is_refused_before_training(tmp_path, options, says):

@@ -9,11 +9,11 @@ from hydra.utils import get_object, instantiate
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from pge_lightning.callbacks import PrincipalGradientCallback
+from pge_lightning.callbacks import FineTuningRecordCallback, PrincipalGradientCallback
 from pge_lightning.estimators.estimator import Estimator
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
-from pge_lightning.select import SourceSelector
+from pge_lightning.select import Selection, SourceSelector
 
 __all__ = [
     "build_collector",
@@ -22,6 +22,7 @@ __all__ = [
     "build_library",
     "build_model",
     "build_probe",
+    "build_recorders",
     "build_selector",
     "build_trainer",
 ]
@@ -124,6 +125,22 @@ def build_estimator(cfg: DictConfig) -> Estimator:
     """The estimator of the group ``selector``: what ranks the sources."""
     estimator: Estimator = _make(_plain(cfg))
     return estimator
+
+
+def build_recorders(cfg: DictConfig, source: str | Selection) -> list[FineTuningRecordCallback]:
+    """The callback that records a fine-tuning, or none where ``finetune.record`` is null.
+
+    Args:
+        cfg: The whole configuration: ``name``, ``finetune.record``, and the group ``library``.
+        source: What fine-tuning starts from.
+
+    Returns:
+        At most one callback.
+    """
+    if cfg.finetune.record is None:
+        return []
+    library = build_library(cfg.library)
+    return [_make(_plain(cfg.finetune.record), library=library, target=cfg.name, source=source)]
 
 
 def build_selector(cfg: DictConfig, **live: Any) -> SourceSelector:

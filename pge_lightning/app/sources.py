@@ -1,4 +1,4 @@
-"""`pge task=library`: look after the sources."""
+"""`pge task=library`: look after the sources and the records of fine-tunings."""
 
 from collections.abc import Callable
 
@@ -15,28 +15,42 @@ __all__ = ["library"]
 
 
 def library(cfg: DictConfig) -> None:
-    """List, show, verify or remove sources, as ``library.action`` says.
+    """Look after sources and records, as ``library.action`` says.
 
     Args:
         cfg: The whole configuration; ``library.source`` names the source, and may be null to list or verify all.
+            ``library.file`` names the table of records to import, or to write.
 
     Raises:
-        ValueError: If the action is unknown, or needs a source and none is named.
+        ValueError: If the action is unknown, or needs a source or a file and none is named.
         PGEError: If there is no such source, or one is damaged.
     """
-    action, name = cfg.library.action, cfg.library.source
-    if action not in ACTIONS:
-        raise ValueError(f"Expected `library.action` to be one of {list(ACTIONS)}, but got {action!r}.")
+    action, name, file = cfg.library.action, cfg.library.source, cfg.library.file
+    if action not in (*ACTIONS, *RECORD_ACTIONS):
+        raise ValueError(f"Expected `library.action` to be one of {[*ACTIONS, *RECORD_ACTIONS]}, but got {action!r}.")
     if name is None and action in ("show", "remove"):
         raise ValueError(f"Expected the name of a source to {action}, but got none. Pass `library.source=NAME`.")
+    if file is None and action == "import":
+        raise ValueError("Expected a table of records to import, but got none. Pass `library.file=FILE.csv`.")
     sources = build_library(cfg.library)
+    if action in RECORD_ACTIONS:
+        RECORD_ACTIONS[action](sources, file)
+        return
     if name is not None and name not in sources.names():
         raise PGEError(f"Expected one of the sources {sources.names()} in '{sources.root}', but got '{name}'.")
     ACTIONS[action](sources, sources.names() if name is None else [name])
 
 
 def _list(sources: Library, names: list[str]) -> None:
-    table = Table("source", "classes", "samples", "own metric", "signatures", "created", title=_title(sources, names))
+    table = Table(
+        "source",
+        "classes",
+        "samples",
+        "own metric",
+        "signatures",
+        "created",
+        title=_count(len(names), "source", sources),
+    )
     for name in names:
         try:
             table.add_row(name, *_describe(sources.open(name)))
@@ -57,7 +71,7 @@ def _show(sources: Library, names: list[str]) -> None:
 
 
 def _verify(sources: Library, names: list[str]) -> None:
-    table = Table("source", "state", title=_title(sources, names))
+    table = Table("source", "state", title=_count(len(names), "source", sources))
     damaged = []
     for name in names:
         try:
@@ -89,8 +103,36 @@ ACTIONS: dict[str, Callable[[Library, list[str]], None]] = {
 }
 
 
-def _title(sources: Library, names: list[str]) -> str:
-    return f"{len(names)} source{'' if len(names) == 1 else 's'} in '{sources.root}'"
+def _import(sources: Library, file: str) -> None:
+    new = sources.import_records(file)
+    Console().print(f"Imported {new} new record{'' if new == 1 else 's'} from '{file}' into '{sources.root}'.")
+
+
+def _records(sources: Library, file: str | None) -> None:
+    records = sources.records()
+    if file is not None:
+        records.to_csv(file)
+        Console().print(f"Wrote {len(records)} records to '{file}'.")
+        return
+    means = Table(
+        "target", "source", "metric", "mean", "runs", "settings", title=_count(len(records), "record", sources)
+    )
+    for row in records.means().to_dict("records"):
+        names = (str(row[key]) for key in ("target", "source", "metric"))
+        means.add_row(*names, f"{row['value']:.4f}", str(row["seeds"]), str(row["settings"]))
+    standing = Table(
+        "source", "standing", "standard error", "targets", title="Mean standing over targets, higher is better"
+    )
+    for name, value, error, targets in records.standings().sort_values("standing", ascending=False).itertuples():
+        standing.add_row(str(name), f"{value:+.2f}", f"{error:.2f}", str(targets))
+    Console().print(means, standing)
+
+
+RECORD_ACTIONS: dict[str, Callable[[Library, str], None]] = {"import": _import, "records": _records}
+
+
+def _count(number: int, what: str, sources: Library) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'} in '{sources.root}'"
 
 
 def _describe(source: Source) -> tuple[str, ...]:

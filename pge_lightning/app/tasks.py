@@ -7,7 +7,14 @@ from pathlib import Path
 import lightning as L
 from omegaconf import DictConfig
 
-from pge_lightning.app.build import build_collector, build_data, build_model, build_selector, build_trainer
+from pge_lightning.app.build import (
+    build_collector,
+    build_data,
+    build_model,
+    build_recorders,
+    build_selector,
+    build_trainer,
+)
 from pge_lightning.callbacks.phase import is_dev_run, logged_metrics
 from pge_lightning.errors import PGEError
 from pge_lightning.probe import Probe
@@ -61,7 +68,7 @@ def rank(cfg: DictConfig) -> None:
 
 
 def finetune(cfg: DictConfig) -> float:
-    """Fine-tune on a target from the source that was chosen, and test the model.
+    """Fine-tune on a target from the source that was chosen, test the model, and record what came of it.
 
     Args:
         cfg: The whole configuration; ``source`` is ``auto``, ``scratch`` or the name of a source.
@@ -72,27 +79,33 @@ def finetune(cfg: DictConfig) -> float:
     selector = build_selector(cfg) if cfg.source != SCRATCH else None
     datamodule = build_data(cfg.data)
     model = seeded_model(cfg, datamodule)
-    source = cfg.source
+    source, started = cfg.source, cfg.source
     if selector is not None and source == AUTO:
         selection = selector.select(model, datamodule)
         write_ranking(selection.ranking, cfg.output_dir)
-        source = selection.source or SCRATCH
+        source, started = selection.source or SCRATCH, selection
     elif selector is not None:
         selector.load(model, source)
-    metrics = fit_and_test(cfg, model, datamodule)
+    metrics = fit_and_test(cfg, model, datamodule, build_recorders(cfg, started))
     _write_json({"source": source, "target": cfg.name, "metrics": metrics}, cfg.output_dir, "result.json")
     shown = ", ".join(f"{name} {value:.4f}" for name, value in sorted(metrics.items()))
     print(f"Fine-tuned '{cfg.name}' from {source}: {shown}.")
     return metrics[cfg.optimized_metric]
 
 
-def fit_and_test(cfg: DictConfig, model: L.LightningModule, datamodule: L.LightningDataModule) -> dict[str, float]:
+def fit_and_test(
+    cfg: DictConfig,
+    model: L.LightningModule,
+    datamodule: L.LightningDataModule,
+    callbacks: Sequence[L.Callback] = (),
+) -> dict[str, float]:
     """Train a model as configured, and test it where ``finetune.test`` says so.
 
     Args:
         cfg: The whole configuration.
         model: Where training starts from; it is trained in place.
         datamodule: The data, set up.
+        callbacks: Further callbacks, called after the configured ones.
 
     Returns:
         All metrics that were logged, among them that named by ``optimized_metric``.
@@ -100,7 +113,7 @@ def fit_and_test(cfg: DictConfig, model: L.LightningModule, datamodule: L.Lightn
     Raises:
         ValueError: If there is no metric of that name.
     """
-    trainer = build_trainer(cfg)
+    trainer = build_trainer(cfg, callbacks)
     trainer.fit(model, datamodule=datamodule)
     metrics = logged_metrics(trainer)
     if cfg.finetune.test:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -21,6 +22,11 @@ from pge_lightning.select import Selection
 
 __all__ = ["FineTuningRecordCallback"]
 
+_WORDS = {
+    "max": {"acc", "accuracy", "auc", "auroc", "f1", "precision", "r2", "recall"},
+    "min": {"error", "loss", "mae", "mse", "perplexity"},
+}
+
 
 class FineTuningRecordCallback(Callback):
     """Write down in the library what a fine-tuning gave, so that later rankings learn from it.
@@ -34,8 +40,8 @@ class FineTuningRecordCallback(Callback):
         source: What training starts from: the name of a source, ``"scratch"``, or what ``SourceSelector.select``
             returned. By default what the ``SourceSelectionCallback`` of the same Trainer selects.
         metric: Name of a logged metric; by default what the ``ModelCheckpoint`` monitors.
-        mode: ``"max"`` where a higher metric is better, ``"min"`` where a lower one is; by default as the callback that
-            monitors the metric says.
+        mode: ``"max"`` where a higher metric is better, ``"min"`` where a lower one is; by default as the callback says
+            that monitors the metric, or else a word in its name, such as acc or loss.
         ranking: Where `source` is a name: what was told of it before, to be recorded beside the result.
         settings: How it was done, in JSON types. Only runs of equal settings are compared with each other; by default
             the Trainer's ``max_epochs`` and ``max_steps`` and the number of batches in an epoch.
@@ -137,11 +143,11 @@ class FineTuningRecordCallback(Callback):
                 "FineTuningRecordCallback is not supported without a metric. Please name a logged one with `metric`."
             )
         modes = [callback.mode for callback in trainer.callbacks if getattr(callback, "monitor", None) == metric]
-        mode = self.mode or next(iter(modes), None)
+        mode = self.mode or next(iter(modes), None) or _mode(metric)
         if mode is None:
             raise MisconfigurationException(
-                f"FineTuningRecordCallback is not supported without the direction of '{metric}', which no other "
-                "callback monitors. Please pass `mode`: 'max' where higher is better, or 'min'."
+                f"FineTuningRecordCallback is not supported without the direction of '{metric}', which neither "
+                "another callback nor its name tells. Please pass `mode`: 'max' where higher is better, or 'min'."
             )
         return metric, mode == "max"
 
@@ -168,10 +174,16 @@ def _selecting(trainer: Any) -> SourceSelectionCallback | None:
     return next((each for each in trainer.callbacks if isinstance(each, SourceSelectionCallback)), None)
 
 
+def _mode(metric: str) -> str | None:
+    """The direction that a metric's name tells."""
+    words = set(re.split(r"[^a-z0-9]+", metric.lower()))
+    return next((mode for mode, known in _WORDS.items() if words & known), None)
+
+
 def _origin(source: str | Selection, ranking: Ranking | None = None) -> dict[str, Any]:
     """The source, and what was told of it."""
     if isinstance(source, Selection):
-        source, ranking = source.source or SCRATCH, source.ranking
+        ranking, source = source.ranking, source.source or SCRATCH
     line = next((line for line in ranking.sources if line.name == source), None) if ranking is not None else None
     told = dict(line.columns) if line is not None else {}
     if ranking is not None and line is not None and line.estimate is not None:

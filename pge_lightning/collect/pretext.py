@@ -137,7 +137,8 @@ def projected_input(inputs: Tensor) -> Tensor:
     flat = _dense(inputs).flatten(1)
     generator = torch.Generator().manual_seed(derive_seed(0, "projection"))
     matrix = torch.randn(flat.shape[1], PROJECTIONS, generator=generator).to(flat) / flat.shape[1] ** 0.5
-    return flat @ matrix
+    projected: Tensor = flat @ matrix
+    return projected
 
 
 def word_counts(tokens: Tensor) -> Tensor:
