@@ -1,7 +1,7 @@
 """The grid of Trainer features: each case is a small run that must be the same with and without our callback."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import random
 from typing import Any
 
@@ -35,6 +35,7 @@ from torch.nn import functional as F
 from torch.utils.data import BatchSampler, DataLoader
 
 from trainer_helpers import (
+    TINY,
     Augmented,
     AugmentingData,
     Data,
@@ -337,6 +338,7 @@ PRECISIONS = ["32-true", "64-true", "bf16-mixed", "bf16-true", "16-mixed", "16-t
 CASES = {
     "batch norm, dropout, torchmetrics": Case(),
     "validation and sanity check": Case(validation=True),
+    "label-free probe": Case(options={"probe": replace(TINY, name="free", pretext="auto")}),
     # data
     "loader with a generator": Case(data=seeded_loader),
     "one worker": Case(data=lambda: make_loader(num_workers=1)),

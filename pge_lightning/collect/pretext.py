@@ -41,17 +41,15 @@ class Pretext:
 
     def __init__(self, kind: PretextKind, encoder: EncoderSpec = None, features: FeaturesFn | None = None) -> None:
         self.kind, self.encoder, self.features = kind, encoder, features
-        self._shape: tuple[int, int] | None = None
+        self._shape = 0, 0
 
     def add_head(self, copied: nn.Module, seed: int) -> None:
-        """Give a copy of the module a head, once the first step of another copy has shown its shape.
+        """Give a copy of the module a head, after the first step of another copy has shown its shape.
 
         Args:
             copied: The copy, on the CPU; it gets one more submodule.
             seed: Of the head's start.
         """
-        if self._shape is None:
-            return
         width, outputs = self._shape
         head, generator = nn.Linear(width, outputs), torch.Generator().manual_seed(derive_seed(seed, HEAD))
         for unit in head.parameters():
