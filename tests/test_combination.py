@@ -163,10 +163,10 @@ class TestSum:
         assert found["b"].high - found["b"].value == pytest.approx(1.96 * found["b"].standard_error, rel=1e-3)
         assert found["b"].value - found["b"].low == pytest.approx(found["b"].high - found["b"].value)
 
-    def test_votes_count_by_their_reliability_unless_told_otherwise(self, library):
+    def test_votes_may_count_by_their_reliability(self, library):
         x = Says({"a": Estimate(1.0, 0.3), "b": Estimate(3.0, 0.3)})
         y = Says({"a": Estimate(10.0, 40.0), "b": Estimate(30.0, 40.0)}, name="other")
-        found = Combination({"x": x, "y": y}, {"y": 0.5}).estimate(about(library), ["a", "b"])
+        found = Combination({"x": x, "y": y}, {"y": 0.5}, hedge=True).estimate(about(library), ["a", "b"])
         first, second = 1 / (1 + 0.3**2), 0.5 / (1 + 4.0**2)
         assert found["b"].value == pytest.approx(first + second)
         assert found["b"].standard_error == pytest.approx(math.hypot(0.3 * first, 4.0 * second))

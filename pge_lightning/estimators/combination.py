@@ -19,8 +19,7 @@ class Combination:
     """The weighted sum of several estimators' standardised estimates; higher is better.
 
     Each estimator's values are turned so that higher is better, centred, and divided by their spread over all sources
-    that it has judged. A vote counts by its reliability, the share of that spread which is not its own noise, so that a
-    probe on few labels does not outvote what is better known.
+    that it has judged.
 
     An estimator that has nothing to say (:class:`~pge_lightning.errors.SilentError`), such as a score of labels where
     there are none, or that fails for several sources, and all of them, for one reason, is left out, and the ranking
@@ -30,7 +29,8 @@ class Combination:
         estimators: What to combine, by any names; null entries are left out.
         weights: Weights by the same names; 1 where there is none.
         name: The column in tables.
-        hedge: Whether votes count by their reliability (:func:`reliability`).
+        hedge: Whether votes count by their reliability, the share of their spread that is not their own noise
+            (:func:`reliability`), too.
 
     Raises:
         ValueError: If there is nothing to combine, two estimators have the same name, or a weight is negative, not
@@ -40,7 +40,7 @@ class Combination:
     estimators: Mapping[str, Estimator | None]
     weights: Mapping[str, float] = field(default_factory=dict)
     name: str = "combined"
-    hedge: bool = True
+    hedge: bool = False
     higher_is_better: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
