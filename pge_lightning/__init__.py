@@ -1,9 +1,9 @@
 """Which checkpoint should fine-tuning start from: transferability from principal gradients.
 
-LightningModule + training batches -> restart -> collect -> signature -> library -> gap -> rank -> select
+LightningModule + training batches -> restart -> collect -> signature -> library -> estimators -> rank -> decide -> select
 """
 
-from pge_lightning.callbacks import PrincipalGradientCallback, SourceSelectionCallback
+from pge_lightning.callbacks import FineTuningRecordCallback, PrincipalGradientCallback, SourceSelectionCallback
 from pge_lightning.collect import collect_signature
 from pge_lightning.errors import ArtifactError, IncomparableError, PGEError
 from pge_lightning.gap import Gap, compare
@@ -11,7 +11,9 @@ from pge_lightning.library import Library
 from pge_lightning.load import load_encoder
 from pge_lightning.metrics import PrincipalGradientGap
 from pge_lightning.probe import PROBES, Probe
-from pge_lightning.rank import Ranking
+from pge_lightning.ranking import Ranking
+from pge_lightning.record import Record
+from pge_lightning.records import Records
 from pge_lightning.restart import register_reset
 from pge_lightning.select import Selection, SourceSelector
 from pge_lightning.signature import Signature
@@ -19,6 +21,7 @@ from pge_lightning.signature import Signature
 __all__ = [
     "PROBES",
     "ArtifactError",
+    "FineTuningRecordCallback",
     "Gap",
     "IncomparableError",
     "Library",
@@ -27,6 +30,8 @@ __all__ = [
     "PrincipalGradientGap",
     "Probe",
     "Ranking",
+    "Record",
+    "Records",
     "Selection",
     "Signature",
     "SourceSelectionCallback",
