@@ -1,6 +1,6 @@
 """Which checkpoint should fine-tuning start from: transferability from principal gradients.
 
-LightningModule + training batches -> restart -> collect -> signature -> library -> estimators -> rank -> decide -> select
+LightningModule + training batches -> restart -> collect -> signature -> library -> estimators -> rank -> select
 """
 
 from pge_lightning.callbacks import FineTuningRecordCallback, PrincipalGradientCallback, SourceSelectionCallback
