@@ -14,7 +14,7 @@ from transformers import BertConfig, BertModel
 from helpers import TINY, Points, points
 from pge_lightning.artifact import decode_signature, encode_signature
 from pge_lightning.collect import Collector, collect_signature
-from pge_lightning.collect.pretext import HEAD, Pretext, projected_input, reduced_input, word_counts
+from pge_lightning.collect.pretext import HEAD, Pretext, projected_input, reduced_input, word_profile
 from pge_lightning.data import SklearnDigits
 from pge_lightning.encoder import encoder_units
 from pge_lightning.errors import IncomparableError, PGEError
@@ -73,13 +73,15 @@ def test_a_projection_is_fixed_and_linear():
     assert torch.equal(projected_input(one), projected_input(one.clone()))
 
 
-def test_words_are_counted_without_padding_and_in_any_order():
-    texts = torch.tensor([[5, 9, 5, 0], [0, 9, 5, 5], [517, 9, 5, 0]])
-    counts = word_counts(texts)
-    assert torch.equal(counts[0], counts[1])
-    assert torch.equal(counts[0], counts[2])  # 512 apart share a count
-    assert counts.sum(1).tolist() == [3, 3, 3]
-    assert counts[:, 0].tolist() == [0, 0, 0]
+def test_words_are_told_without_padding_and_in_any_order():
+    texts = torch.tensor([[5, 9, 5, 0], [0, 9, 5, 5], [517, 9, 5, 0], [5, 9, 0, 0], [0, 0, 0, 0]])
+    told = word_profile(texts)
+    assert torch.equal(told[0], told[1])
+    assert torch.equal(told[0], told[2])  # 512 apart share a place
+    assert not torch.equal(told[0], told[3])
+    torch.testing.assert_close(told[0, 5], 2 * told[0, 9])
+    torch.testing.assert_close(told.square().mean(1), torch.tensor([1.0, 1, 1, 1, 0]))
+    assert told[:, 0].tolist() == [0] * 5
 
 
 def test_what_cannot_be_told_is_refused():
@@ -88,7 +90,7 @@ def test_what_cannot_be_told_is_refused():
     ):
         reduced_input(torch.zeros([1] * 6))
     with pytest.raises(PGEError, match=r"token numbers for words, integers .*, but got torch.float32 of shape"):
-        word_counts(torch.zeros(2, 3))
+        word_profile(torch.zeros(2, 3))
 
 
 def width_of_head(kind, batch):

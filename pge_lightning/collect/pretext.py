@@ -16,7 +16,7 @@ from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed
 from pge_lightning.probe import PretextKind
 
-__all__ = ["Pretext", "projected_input", "reduced_input", "unlabelled_batches", "word_counts"]
+__all__ = ["Pretext", "projected_input", "reduced_input", "unlabelled_batches", "word_profile"]
 
 HEAD = "_pretext_head"  # the name of the head in a copy of the user's module
 POINTS = {1: 16, 2: 7, 3: 4}  # what is kept of each dimension of series, images and volumes
@@ -139,21 +139,23 @@ def projected_input(inputs: Tensor) -> Tensor:
     return projected
 
 
-def word_counts(tokens: Tensor) -> Tensor:
-    """How often each word occurs; several words share one of 512 counts.
+def word_profile(tokens: Tensor) -> Tensor:
+    """Which words a text holds, whatever its length; several words share one of 512 places.
 
     Args:
         tokens: Token numbers, integers ``[batch]`` or ``[batch, length]``, 0 for padding.
 
     Returns:
-        ``[batch, 512]``.
+        ``[batch, 512]``: counts, scaled to a mean square of one in every text, as images and series usually have it.
+        Against much smaller numbers the head's own start would decide what the encoder is asked for.
 
     Raises:
         PGEError: If these are no token numbers.
 
     Example:
-        >>> word_counts(torch.tensor([[7, 7, 3, 0]]))[0, [0, 3, 7]].tolist()
-        [0.0, 1.0, 2.0]
+        >>> profile = word_profile(torch.tensor([[3, 3, 3, 3, 7, 7, 7, 0]]))
+        >>> [round(profile[0, word].item(), 2) for word in (0, 3, 7)], round(512**0.5 / 5, 2)
+        ([0.0, 18.1, 13.58], 4.53)
     """
     if not _are_words(tokens):
         raise PGEError(
@@ -162,7 +164,7 @@ def word_counts(tokens: Tensor) -> Tensor:
         )
     numbers = tokens.reshape(len(tokens), -1).long()
     counts = torch.zeros(len(numbers), WORDS, device=tokens.device)
-    return counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())
+    return F.normalize(counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())) * WORDS**0.5
 
 
 def unlabelled_batches(
@@ -182,7 +184,7 @@ def unlabelled_batches(
     return (batches, limit) if offered is None else (offered(), None)
 
 
-TARGETS = {"reduced": reduced_input, "projection": projected_input, "words": word_counts}
+TARGETS = {"reduced": reduced_input, "projection": projected_input, "words": word_profile}
 
 
 def _main_tensor(inputs: Any) -> Tensor:
