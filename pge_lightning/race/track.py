@@ -31,7 +31,8 @@ class RacePlan:
 
     Args:
         steps: Optimizer steps of all candidates on all splits together.
-        splits: How often the target's samples are split anew; each candidate runs on every split. Two at least.
+        splits: How often the target's samples are split anew; each candidate runs on every split. Two at least; more
+            make the answer surer, because starts from scratch differ, and take memory for more copies.
         scratch: What sources are compared with: ``"restart"``, every split with another re-initialised start of encoder
             and head, or ``"given"``, the model as it is, for one that comes with trained weights.
         halve: Whether the worse half of the sources drops out after each rung; otherwise all run to the end.
@@ -45,8 +46,8 @@ class RacePlan:
         ValueError: If a field is out of its range.
     """
 
-    steps: int = 2400
-    splits: int = 4
+    steps: int = 3200
+    splits: int = 8
     scratch: Literal["restart", "given"] = "restart"
     halve: bool = True
     holdout: float = 0.25
