@@ -174,7 +174,7 @@ def test_checkpoints_load_without_pickle_and_count_only_training_time(tmp_path):
     state = torch.load(tmp_path / "end.ckpt", weights_only=True)["callbacks"][ours.state_key]
     assert state["files"] == [entry.file for entry in ours.source.signatures]
     assert state["facts"]["seconds_training"] == ours.source.facts.seconds_training
-    fresh = {"files": [], "facts": {"seconds_training": 0.0}, "frozen": []}
+    fresh = {"files": [], "extras": {}, "facts": {"seconds_training": 0.0}, "frozen": []}
     assert callback(tmp_path / "library").state_dict() == fresh
 
 

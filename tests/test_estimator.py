@@ -126,7 +126,8 @@ class TestProbes:
 
     def test_each_probe_comes_once_and_in_order(self):
         other = Probe(name="other", seed=3)
-        estimators = {"a": GapEstimator("fast"), "b": GapEstimator(other), "c": GapEstimator("fast", weigh=False)}
+        first, second = GapEstimator("fast"), GapEstimator(other, name="second")
+        estimators = {"a": first, "b": second, "c": GapEstimator("fast", weigh=False, name="third")}
         assert probes_of(Combination(estimators)) == [PROBES["fast"], other]
         assert probes_of(Pipeline(GapEstimator(other), Combination(estimators))) == [other, PROBES["fast"]]
 
