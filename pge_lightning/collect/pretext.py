@@ -164,7 +164,8 @@ def word_profile(tokens: Tensor) -> Tensor:
         )
     numbers = tokens.reshape(len(tokens), -1).long()
     counts = torch.zeros(len(numbers), WORDS, device=tokens.device)
-    return F.normalize(counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())) * WORDS**0.5
+    counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())
+    return WORDS**0.5 * counts / counts.norm(dim=1, keepdim=True).clamp(min=1)
 
 
 def unlabelled_batches(
