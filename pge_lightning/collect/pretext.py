@@ -1,5 +1,6 @@
 """Pretext: a loss that asks for nothing but inputs, for probes that need no labels."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,7 +166,7 @@ def word_profile(tokens: Tensor) -> Tensor:
     numbers = tokens.reshape(len(tokens), -1).long()
     counts = torch.zeros(len(numbers), WORDS, device=tokens.device)
     counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())
-    return WORDS**0.5 * counts / counts.norm(dim=1, keepdim=True).clamp(min=1)
+    return counts * math.sqrt(WORDS) / counts.norm(dim=1, keepdim=True).clamp(min=1)
 
 
 def unlabelled_batches(
