@@ -166,7 +166,8 @@ def word_profile(tokens: Tensor) -> Tensor:
     numbers = tokens.reshape(len(tokens), -1).long()
     counts = torch.zeros(len(numbers), WORDS, device=tokens.device)
     counts.scatter_add_(1, numbers % WORDS, (numbers != 0).float())
-    return counts * math.sqrt(WORDS) / counts.norm(dim=1, keepdim=True).clamp(min=1)
+    lengths: Tensor = counts.norm(dim=1, keepdim=True)
+    return counts * math.sqrt(WORDS) / lengths.clamp(min=1)
 
 
 def unlabelled_batches(
