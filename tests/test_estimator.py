@@ -1,7 +1,9 @@
 """Estimates: their errors, ties and failures; and what every estimator has."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from scipy import stats
 
@@ -16,7 +18,7 @@ from pge_lightning.estimators import (
     Pipeline,
     RandomOrder,
 )
-from pge_lightning.estimators.estimator import NEEDS, each, of_replicates, probes_of, tied
+from pge_lightning.estimators.estimator import NEEDS, dependence, each, of_replicates, probes_of, tied
 from pge_lightning.probe import PROBES, Probe
 
 SHIPPED = [
@@ -78,6 +80,24 @@ class TestTies:
         a, b = of_replicates(near), of_replicates(far)
         assert tied(a, b, confidence=1 - p + 1e-6)
         assert not tied(a, b, confidence=1 - p - 1e-6)
+
+    def test_draws_that_depend_on_each_other_say_less(self):
+        near, far = of_replicates([0.3, 0.5, 0.2, 0.4]), of_replicates([0.5, 0.6, 0.38, 0.55])
+        assert not tied(near, far)
+        said = replace(far, standard_error=3 * far.standard_error)
+        assert (dependence(far), dependence(said)) == (1, pytest.approx(3))
+        assert tied(near, said)
+        assert tied(said, near)
+        # The interval of the difference is three times as wide.
+        differences = np.subtract(near.replicates, far.replicates)
+        t = abs(differences.mean()) / stats.sem(differences) / 3
+        p = 2 * stats.t.sf(t, 3)
+        assert tied(near, said, confidence=1 - p + 1e-6)
+        assert not tied(near, said, confidence=1 - p - 1e-6)
+
+    def test_without_draws_nothing_is_known_of_their_dependence(self):
+        assert dependence(Estimate(1.0)) == dependence(Estimate(1.0, 0.5)) == dependence(of_replicates([1.0])) == 1
+        assert dependence(of_replicates([1.0, 1.0])) == 1
 
     def test_without_common_draws_the_errors_decide(self):
         # The difference of 1 stands against an error of sqrt(0.09 + 0.16) = 0.5, which is two of them.

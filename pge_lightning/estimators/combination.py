@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
 from pge_lightning.errors import PGEError, SilentError
-from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of
+from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, dependence, probes_of
 from pge_lightning.estimators.target import Target
 from pge_lightning.intervals import error_and_margin
 from pge_lightning.probe import Probe
@@ -193,13 +193,10 @@ def reliability(found: Mapping[str, tuple[float, float]]) -> float:
 
 
 def _error(estimate: Estimate, middle: Sequence[float]) -> float:
-    known = 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
     if len(middle) < 2:
-        return known
-    alone, _ = error_and_margin(estimate.replicates)
+        return 0.0 if math.isnan(estimate.standard_error) else estimate.standard_error
     centred, _ = error_and_margin([draw - centre for draw, centre in zip(estimate.replicates, middle, strict=True)])
-    # Draws may depend on each other, as folds that share samples do: then the estimate says a larger error than theirs.
-    return centred * (known / alone if known and alone else 1.0)
+    return centred * dependence(estimate)
 
 
 def _estimate(value: float, error: float) -> Estimate:

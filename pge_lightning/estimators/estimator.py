@@ -13,7 +13,18 @@ from pge_lightning.probe import Probe
 if TYPE_CHECKING:
     from pge_lightning.estimators.target import Target
 
-__all__ = ["NEEDS", "Estimate", "Estimates", "Estimator", "Need", "each", "of_replicates", "probes_of", "tied"]
+__all__ = [
+    "NEEDS",
+    "Estimate",
+    "Estimates",
+    "Estimator",
+    "Need",
+    "dependence",
+    "each",
+    "of_replicates",
+    "probes_of",
+    "tied",
+]
 
 # What an estimator may ask for, in ascending order of what it costs to have.
 Need: TypeAlias = Literal["facts", "records", "inputs", "labels", "signatures", "summaries", "weights"]
@@ -123,11 +134,29 @@ def of_replicates(values: Iterable[float]) -> Estimate:
     return Estimate(mean, error, mean - margin, mean + margin, draws)
 
 
+def dependence(estimate: Estimate) -> float:
+    """How much larger the error of a mean is than if its draws were independent, as folds that share samples are not.
+
+    Args:
+        estimate: Its draws are the replicates.
+
+    Returns:
+        The factor; 1 where draws or error are not known.
+
+    Example:
+        >>> dependence(of_replicates([0.5, 0.7]))
+        1.0
+    """
+    alone, _ = error_and_margin(estimate.replicates)
+    return estimate.standard_error / alone if alone > 0 and estimate.standard_error > 0 else 1.0
+
+
 def tied(a: Estimate, b: Estimate, confidence: float = 0.95) -> bool:
     """Whether two estimates of one estimator cannot be told apart.
 
-    Draws under the same conditions are compared pair by pair, which cancels what a condition adds to both; else the
-    standard errors decide, as of independent estimates.
+    Draws under the same conditions are compared pair by pair, which cancels what a condition adds to both, with an
+    error that is larger where draws depend on each other (:func:`dependence`); else the standard errors decide, as of
+    independent estimates.
 
     Args:
         a: One source's estimate.
@@ -145,7 +174,7 @@ def tied(a: Estimate, b: Estimate, confidence: float = 0.95) -> bool:
     if len(a.replicates) == len(b.replicates) > 1:
         differences = [mine - its for mine, its in zip(a.replicates, b.replicates, strict=True)]
         _, margin = error_and_margin(differences, confidence)
-        return abs(math.fsum(differences) / len(differences)) <= margin
+        return abs(math.fsum(differences) / len(differences)) <= margin * max(dependence(a), dependence(b))
     error = math.hypot(a.standard_error, b.standard_error)
     margin = 0.0 if math.isnan(error) else error * float(stats.norm.ppf((1 + confidence) / 2))
     return abs(a.value - b.value) <= margin
