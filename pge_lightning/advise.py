@@ -17,9 +17,9 @@ DRAWS = 3
 
 
 def with_decision(target: Target, ranking: Ranking, plan: RacePlan | None = None, candidates: int = 4) -> Ranking:
-    """Weigh the best source of a ranking against starting from scratch, by all evidence there is.
+    """Weigh the best source of a ranking against starting from scratch, by the evidence there is.
 
-    Evidence that costs nothing more is always taken: records of past fine-tunings beside scratch, and, where the
+    Records of past fine-tunings beside scratch always count; beside them the race or, where none was run and the
     ranking has a linear probe of the best source, the same probe on re-initialised encoders.
 
     Args:
@@ -61,7 +61,8 @@ def advise(target: Target, best: str, ties: list[str], race: Race | None = None)
     scores = target.records.scores()
     others = scores[scores.index.get_level_values("target") != target.name]
     ran = race_evidence(race, best) if race is not None else None
-    return decide(best, ties, [_probe(target, best), records_evidence(others, best), ran])
+    # A race asks what the linear probe asks, of the fine-tuning itself; beside it the probe made advice worse.
+    return decide(best, ties, [ran or _probe(target, best), records_evidence(others, best)])
 
 
 def _probe(target: Target, best: str) -> Evidence | None:

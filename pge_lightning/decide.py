@@ -147,10 +147,12 @@ def probe_evidence(source: ArrayLike, scratch: ArrayLike, held_to_trained: float
 
 
 def records_evidence(scores: pd.DataFrame, source: str) -> Evidence | None:
-    """What past fine-tunings say: how often, and by how much, scratch was beaten on other targets.
+    r"""What past fine-tunings say: how often, and by how much, scratch was beaten on other targets.
 
     The share of targets on which the source was better is shrunk towards the share over all sources, and that towards
-    one half; a target counts once there, because one value of scratch is compared with all its sources.
+    one half; a target counts once there, because one value of scratch is compared with all its sources. What this says
+    is never surer than its past: each target is foretold from the others, and the share of right answers is the bound;
+    records that would have been wrong as often as right say nothing.
 
     Args:
         scores: Past results, higher is better, ``[conditions, sources]`` with a column ``"scratch"``, as
@@ -161,9 +163,11 @@ def records_evidence(scores: pd.DataFrame, source: str) -> Evidence | None:
         The evidence; ``None`` where no target was tried from a source and from scratch.
 
     Example:
-        >>> past = pd.DataFrame({"a": [0.9, 0.8], "b": [0.7, 0.9], "scratch": [0.8, 0.7]})
-        >>> records_evidence(past, "a").text
-        "records: 'a' beat scratch on 2 of 2 other targets, by 0.1 in the median; all sources on 75 %"
+        >>> past = pd.DataFrame({"a": [0.9, 0.8], "b": [0.9, 0.8], "scratch": [0.8, 0.7]}, index=["x", "y"])
+        >>> print(records_evidence(past, "a").text.replace("; ", "\n"))
+        records: 'a' beat scratch on 2 of 2 other targets, by 0.1 in the median
+        all sources on 100 %
+        right so far: 75 %
     """
     if SCRATCH not in scores:
         return None
@@ -171,16 +175,16 @@ def records_evidence(scores: pd.DataFrame, source: str) -> Evidence | None:
     if gains.empty:
         return None
     wins = _wins(gains)
-    shares = wins.mean(axis=1)
-    shared = (float(shares.sum()) + 1) / (len(shares) + 2)
     own = wins[source].dropna() if source in wins else pd.Series(dtype=float)
-    chance = (float(own.sum()) + SHARED_TARGETS * shared) / (len(own) + SHARED_TARGETS)
-    everyone = f"all sources on {float(shares.mean()):.0%}".replace("%", " %")
+    right = _right_so_far(wins)
+    bound = max(0.0, float(logit(right)))
+    odds = float(np.clip(logit(_chances(wins).get(source, _shared(wins))), -bound, bound))
+    overall = f"all sources on {wins.mean(axis=1).mean():.0%}; right so far: {right:.0%}".replace("%", " %")
     if own.empty:
-        return Evidence(float(logit(chance)), f"records: scratch was never tried beside '{source}'; {everyone} of runs")
+        return Evidence(odds, f"records: scratch was never tried beside '{source}'; {overall}")
     gain = float(gains[source].dropna().median())
     text = f"records: '{source}' beat scratch on {own.sum():g} of {len(own)} other targets, by {gain:.3g} in the median"
-    return Evidence(float(logit(chance)), f"{text}; {everyone}")
+    return Evidence(odds, f"{text}; {overall}")
 
 
 def race_evidence(race: "Race", source: str) -> Evidence | None:
@@ -208,6 +212,28 @@ def race_evidence(race: "Race", source: str) -> Evidence | None:
 def _wins(gains: pd.DataFrame) -> pd.DataFrame:
     """1 where the source was better, 0.5 where both gave the same, 0 where it was worse, nan where it was not tried."""
     return gains.gt(0).add(gains.ge(0).astype(float)).div(2).where(gains.notna())
+
+
+def _shared(wins: pd.DataFrame) -> float:
+    """The chance of any source: the mean share of targets, which count once each, shrunk towards one half."""
+    shares = wins.mean(axis=1)
+    return (float(shares.sum()) + 1) / (len(shares) + 2)
+
+
+def _chances(wins: pd.DataFrame) -> pd.Series:
+    """The chance of each source: its own share of targets, shrunk towards that of all."""
+    return (wins.sum() + SHARED_TARGETS * _shared(wins)) / (wins.count() + SHARED_TARGETS)
+
+
+def _right_so_far(wins: pd.DataFrame) -> float:
+    """The share of right answers where each target is foretold from the others, shrunk towards one half."""
+    targets = wins.index.get_level_values("target" if "target" in wins.index.names else 0)
+    shares = []
+    for target in targets.unique() if targets.nunique() > 1 else ():
+        here, others = wins[targets == target], wins[targets != target]
+        foretold = np.sign(_chances(others) - 0.5)
+        shares.append(float(np.nanmean((here - 0.5) * foretold + 0.5)))
+    return (math.fsum(shares) + 1) / (len(shares) + 2)
 
 
 def _paired_log_odds(differences: np.ndarray, held_to_trained: float, bounds: tuple[float, float]) -> float:

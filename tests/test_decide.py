@@ -94,12 +94,35 @@ class TestProbe:
 
 class TestRecords:
     def test_shrinks_the_sources_share_towards_that_of_all(self):
-        # All sources: (1 + 0.5 + 1) / (2 + 2) = 0.625; this one: (2 + 20 * 0.625) / (2 + 20) = 14.5 / 22.
-        scores = past(a=[0.9, 0.8], b=[0.7, 0.75], scratch=[0.8, 0.7])
-        assert records_evidence(scores, "a").log_odds == pytest.approx(math.log(14.5 / 7.5))
+        # All sources: (6 * 0.9 + 1) / (6 + 2) = 0.8; the last of ten lost everywhere: (0 + 20 * 0.8) / (6 + 20).
+        scores = past(**{f"s{i}": [0.9] * 6 for i in range(9)}, z=[0.7] * 6, scratch=[0.8] * 6)
+        assert records_evidence(scores, "z").log_odds == pytest.approx(math.log(16 / 10))
+
+    def test_is_no_surer_than_it_would_have_been_right(self):
+        # Ten targets foretell each other but for one, on which all sources lost: (9 + 1) / (10 + 2).
+        scores = past(a=[0.9] * 9 + [0.7], b=[0.9] * 9 + [0.7], scratch=[0.8] * 10)
+        found = records_evidence(scores, "a")
+        assert found.log_odds == pytest.approx(math.log(10 / 2))
+        assert "right so far: 83 %" in found.text
+
+    def test_a_past_that_foretells_nothing_says_nothing(self):
+        # Each target is the opposite of most others.
+        scores = past(a=[0.9, 0.9, 0.7, 0.7], b=[0.9, 0.9, 0.7, 0.7], scratch=[0.8] * 4)
+        assert records_evidence(scores, "a").log_odds == 0
+        # One target has nothing to be foretold from.
+        assert records_evidence(past(a=[0.9], scratch=[0.8]), "a").log_odds == 0
+
+    def test_conditions_of_one_target_do_not_foretell_each_other(self):
+        one = pd.MultiIndex.from_tuples([("x", "acc", "1"), ("x", "acc", "2")], names=["target", "metric", "settings"])
+        two = pd.MultiIndex.from_tuples([("x", "acc", "1"), ("y", "acc", "1")], names=["target", "metric", "settings"])
+        scores = past(a=[0.9, 0.9], scratch=[0.8, 0.8])
+        assert records_evidence(scores.set_index(one), "a").log_odds == 0
+        assert records_evidence(scores.set_index(two), "a").log_odds == pytest.approx(math.log(3))
 
     def test_equal_results_count_half(self):
-        assert records_evidence(past(a=[0.8], scratch=[0.8]), "a").log_odds == pytest.approx(0)
+        found = records_evidence(past(a=[0.8, 0.8], scratch=[0.8, 0.8]), "a")
+        assert found.log_odds == 0
+        assert "on 1 of 2 other targets" in found.text
 
     def test_an_unknown_source_stands_with_all_others(self):
         found = records_evidence(past(a=[0.9, 0.9], b=[0.9, 0.9], scratch=[0.8, 0.8]), "new")
