@@ -8,7 +8,7 @@ import pytest
 
 from feature_sources import about, library_of, net, trained
 from pge_lightning.errors import PGEError, SilentError
-from pge_lightning.estimators import Combination, Estimate, FactEstimator, FeatureScore, GapEstimator
+from pge_lightning.estimators import Combination, Estimate, FactEstimator, FeatureScore, GapEstimator, RandomOrder
 from pge_lightning.estimators.combination import reliability, standardised
 from pge_lightning.estimators.estimator import of_replicates
 from pge_lightning.probe import PROBES
@@ -316,18 +316,22 @@ class TestArguments:
         assert combined.higher_is_better
         assert Combination({"x": says(1.0, 2.0, 3.0)}, name="both").name == "both"
 
-    @pytest.mark.parametrize("members", [{}, {"gap": None}])
+    @pytest.mark.parametrize("members", [{}, {"gap": None}, {"none": RandomOrder()}])
     def test_nothing_to_combine_is_refused(self, members):
-        with pytest.raises(ValueError, match="at least one of `estimators`, but got none"):
-            Combination(members)
+        with pytest.raises(ValueError, match="at least one of `estimators` with a weight other than 0, but got none"):
+            Combination(members, {"none": 0.0} if "none" in members else {})
+
+    def test_a_weight_of_zero_leaves_an_estimator_out(self):
+        one, other = says(1.0, 2.0, 3.0), GapEstimator("fast")
+        assert Combination({"x": one, "y": other}, {"y": 0.0}).members == {"x": one}
 
     def test_two_of_one_name_are_refused(self):
         with pytest.raises(ValueError, match=r"different names, but got \['gap', 'gap'\]\. Give one of them a `name`"):
             Combination({"a": GapEstimator("fast"), "b": GapEstimator("fast", kind="unit")})
 
-    @pytest.mark.parametrize("weight", [-1.0, math.inf, math.nan])
+    @pytest.mark.parametrize("weight", [-math.inf, math.inf, math.nan])
     def test_a_weight_out_of_range_is_refused(self, weight):
-        with pytest.raises(ValueError, match=f"weight of 'x' to be at least 0 and finite, but got {weight}"):
+        with pytest.raises(ValueError, match=f"weight of 'x' to be finite, but got {weight}"):
             Combination({"x": says(1.0, 2.0, 3.0)}, {"x": weight})
 
     def test_a_weight_of_nothing_is_refused(self):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -6,6 +8,7 @@ from scipy import optimize
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.baselines import FactEstimator
 from pge_lightning.estimators.combination import Combination
+from pge_lightning.estimators.feature_score import FeatureScore
 from pge_lightning.estimators.learned import LearnedCombination
 from pge_lightning.estimators.standing import StandingEstimator
 from pge_lightning.estimators.target import Target
@@ -77,6 +80,13 @@ def test_an_estimator_that_is_wrong_gets_no_negative_weight():
     truth, known, _ = world()
     learned = learn_weights(truth, {"known": known, "wrong": -known}, {"known": 1.0, "wrong": 0.2})
     assert min(learned.weights.values()) >= 0
+
+
+def test_without_a_plain_weight_either_sign_can_be_learned():
+    truth, known, noise = world()
+    learned = learn_weights(truth, {"noise": noise, "wrong": -known}, {"noise": 1.0, "wrong": 0.0})
+    assert learned.used
+    assert learned.weights["wrong"] < -0.5
 
 
 def test_plain_weights_stay_where_learning_does_not_help():
@@ -154,6 +164,32 @@ def test_the_combination_says_when_learned_weights_were_no_better(sources):
 def test_records_of_the_target_itself_are_not_learned_from(sources):
     ranking = rank_sources(target(sources, Records(past()), name="t3"), learner(MEMBERS))
     assert ranking.details["learned"]["targets"] == 7
+
+
+def test_facts_are_looked_up_where_records_hold_none(sources):
+    """The larger source was always better: that is learned from the library's facts, and ranks it first."""
+    sizes = {"near": 10, "far": 30}
+    for name, samples in sizes.items():
+        file = sources / name / "source.json"
+        content = json.loads(file.read_text())
+        content["facts"]["samples"] = samples
+        file.write_text(json.dumps(content))
+    records = Records(
+        Record(source, f"t{number}", "acc", samples / 100, estimates={"source_metric": float(number % 2 == index)})
+        for number in range(8)
+        for index, (source, samples) in enumerate(sizes.items())
+    )
+    ranking = rank_sources(target(sources, records), learner(MEMBERS, {"size": 0.0}))
+    weights = ranking.details["learned"]["weights"]
+    assert weights["size"] > weights["metric"] >= 0
+    assert ranking.best.name == "far"
+
+
+def test_what_is_known_of_no_source_and_has_no_say_is_no_reason_not_to_learn(sources):
+    members = {**MEMBERS, "other": FeatureScore("log_me")}
+    learned = learner(members, {"other": 0.0}).learn(Records(past()))
+    assert learned.used
+    assert learned.weights["other"] == 0
 
 
 def test_the_standing_needs_no_recorded_estimate(sources):

@@ -27,14 +27,14 @@ class Combination:
 
     Args:
         estimators: What to combine, by any names; null entries are left out.
-        weights: Weights by the same names; 1 where there is none.
+        weights: Weights by the same names; 1 where there is none. 0 leaves an estimator out, and less than 0 turns it.
         name: The column in tables.
         hedge: Whether votes count by their reliability, the share of their spread that is not their own noise
             (:func:`reliability`), too.
 
     Raises:
-        ValueError: If there is nothing to combine, two estimators have the same name, or a weight is negative, not
-            finite, or names nothing.
+        ValueError: If there is nothing to combine, two estimators have the same name, or a weight is not finite or
+            names nothing.
     """
 
     estimators: Mapping[str, Estimator | None]
@@ -45,20 +45,21 @@ class Combination:
 
     def __post_init__(self) -> None:
         if not self.members:
-            raise ValueError("Expected at least one of `estimators`, but got none.")
+            raise ValueError("Expected at least one of `estimators` with a weight other than 0, but got none.")
         names = [each.name for each in self.members.values()]
         if len(set(names)) < len(names):
             raise ValueError(f"Expected estimators of different names, but got {names}. Give one of them a `name`.")
         for name, weight in self.weights.items():
             if name not in self.estimators:
                 raise ValueError(f"Expected `weights` for some of {list(self.estimators)}, but got one for {name!r}.")
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"Expected the weight of '{name}' to be at least 0 and finite, but got {weight}.")
+            if not math.isfinite(weight):
+                raise ValueError(f"Expected the weight of '{name}' to be finite, but got {weight}.")
 
     @property
     def members(self) -> dict[str, Estimator]:
         """The estimators that take part."""
-        return {name: each for name, each in self.estimators.items() if each is not None}
+        given = {name: each for name, each in self.estimators.items() if each is not None}
+        return {name: each for name, each in given.items() if self.weights.get(name, 1.0) != 0}
 
     @property
     def needs(self) -> frozenset[Need]:

@@ -24,7 +24,7 @@ class Learned:
     """Weights, and what speaks for them.
 
     Args:
-        weights: One per column, at least 0; the plain ones where `used` is false.
+        weights: One per column; the plain ones where `used` is false.
         used: Whether they are learned ones.
         targets: Past targets that could be learned from.
         gain: Weighted tau of learned weights over that of the plain ones, in the mean over targets that were left out;
@@ -48,14 +48,14 @@ def learn_weights(
 ) -> Learned:
     r"""Learn how to weigh estimators, if that ranks past targets better than plain weights do.
 
-    Non-negative least squares of what fine-tuning gave on the estimators' votes, both standardised within a target,
-    shrunk to the plain weights :math:`w_0`: with :math:`X_t` and :math:`y_t` those of target t and :math:`n_t` its
-    sources,
+    Least squares of what fine-tuning gave on the estimators' votes, both standardised within a target, shrunk to the
+    plain weights :math:`w_0`: with :math:`X_t` and :math:`y_t` those of target t and :math:`n_t` its sources,
 
-    .. math:: \min_{w \ge 0} \sum_t \frac{1}{n_t} |X_t w - y_t|^2 + \lambda |w - c w_0|^2,
+    .. math:: \min_w \sum_t \frac{1}{n_t} |X_t w - y_t|^2 + \lambda |w - c w_0|^2,
 
-    c being the best common factor. It is judged by leaving targets out, their part in the standings too, and used where
-    it ranks them better in the mean.
+    c being the best common factor. A weight is at least 0 where the plain one is positive, and of any sign where that
+    is 0. It is judged by leaving targets out, their part in the standings too, and used where it ranks them better in
+    the mean.
 
     Args:
         scores: What fine-tuning gave, higher is better, ``[rows, sources]``, nan where a source was not tried; the
@@ -139,7 +139,9 @@ def _fit(parts: Sequence[tuple[Floats, Floats]], start: Floats) -> Floats:
     factor = max(0.0, float(plain @ y) / max(float(plain @ plain), 1e-12))
     pull = np.sqrt(_PRIOR)
     system = np.concatenate([x, pull * np.eye(len(start))])
-    return np.asarray(optimize.nnls(system, np.concatenate([y, pull * factor * start]))[0], dtype=np.float64)
+    least = np.where(start > 0, 0.0, -np.inf)
+    found = optimize.lsq_linear(system, np.concatenate([y, pull * factor * start]), (least, np.inf), method="bvls")
+    return np.asarray(found.x, dtype=np.float64)
 
 
 def _tau(score: Floats, truth: Floats) -> float:
