@@ -15,6 +15,7 @@ from fsspec.core import url_to_fs
 from torch import Tensor
 
 from pge_lightning import artifact
+from pge_lightning.cache import Cache
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.probe import is_name
 from pge_lightning.record import Record
@@ -36,7 +37,7 @@ from pge_lightning.source import (
 __all__ = ["Library"]
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
-_TARGETS, _RECORDS = ".targets", ".records"
+_RECORDS = ".records"
 
 
 class Library:
@@ -47,6 +48,10 @@ class Library:
     Args:
         root: Folder or URL; need not exist yet.
         storage_options: Options of the fsspec file system (credentials, end point).
+
+    Attributes:
+        root: The folder.
+        cache: What is kept beside the sources although it could be computed again.
 
     Example:
         >>> import torch
@@ -63,6 +68,7 @@ class Library:
     def __init__(self, root: str | os.PathLike[str], storage_options: Mapping[str, Any] | None = None) -> None:
         self._fs, path = url_to_fs(os.fspath(root), **dict(storage_options or {}))
         self.root: str = path.rstrip("/") or "/"
+        self.cache = Cache(self._fs, self.root)
         self._records = RecordFolder(self._fs, f"{self.root.rstrip('/')}/{_RECORDS}")
 
     def check_writable(self) -> None:
@@ -148,16 +154,6 @@ class Library:
             The signature; an ``ArtifactError`` tells if it is missing or damaged.
         """
         return self._folder(name).load(file, digest_of(file), artifact.decode_signature)
-
-    def put_target(self, key: str, signature: Signature) -> None:
-        """Keep a target's signature beside the sources, under a key that is fit for a file's name."""
-        artifact.write_bytes(self._fs, self._target(key), artifact.encode_signature(signature))
-
-    def get_target(self, key: str) -> Signature | None:
-        """Look for the kept signature of a target; ``None`` if there is none that can be read."""
-        with suppress(ArtifactError):
-            return artifact.decode_signature(artifact.read_bytes(self._fs, self._target(key)))
-        return None
 
     def add_record(self, record: Record) -> None:
         """Keep what came of a fine-tuning; a record that is there already is not kept twice."""
@@ -273,9 +269,6 @@ class Library:
                 f"Expected a source name of letters, digits, '-', '_' and '.', not starting with '.', but got {name!r}."
             )
         return SourceFolder(self._fs, f"{self.root.rstrip('/')}/{name}")
-
-    def _target(self, key: str) -> str:
-        return f"{self.root.rstrip('/')}/{_TARGETS}/{key}.safetensors"
 
     def _files(self, name: str) -> set[str]:
         with suppress(PGEError):

@@ -55,9 +55,16 @@ def test_history_has_its_say(library, tmp_path):
     for target in ("x", "y", "z"):
         for place, name in enumerate(NAMES):
             library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
-    ranking = SourceSelector(library, gap_and_history(LADDER), cache=False, verbose=False).rank(Net(), make_loader(9))
-    standing = {line.name: line.columns["standing"] for line in ranking.sources}
+
+    def rank():
+        selector = SourceSelector(library, gap_and_history(LADDER), cache=False, verbose=False)
+        return {line.name: line for line in selector.rank(Net(), make_loader(9)).sources}
+
+    lines = rank()
+    standing = {name: line.columns["standing"] for name, line in lines.items()}
     assert sorted(standing, key=standing.get) == NAMES
-    assert ranking.best.name == "d"
     for path in Path(library.root, ".records").iterdir():
         path.unlink()
+    without = rank()
+    gained = {name: line.estimate.value - without[name].estimate.value for name, line in lines.items()}
+    assert sorted(gained, key=gained.get) == NAMES

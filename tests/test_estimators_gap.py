@@ -1,7 +1,9 @@
 """The gap as an estimator: formulas, weights of units, rungs, the noise floor, and sources that do not compare."""
 
 import dataclasses
+import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.estimators import Estimate, GapEstimator, Target
 from pge_lightning.estimators.gap import gaps, signature_of
+from pge_lightning.estimators.library_gaps import library_gaps
 from pge_lightning.functional import gaps_by_unit, spread_weights
 from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library
@@ -141,6 +144,9 @@ def test_arguments_are_checked_and_probes_may_be_named():
         GapEstimator(kind="euclidean")
     with pytest.raises(ValueError, match="`probe`"):
         GapEstimator("slow")
+    for generality in (-0.1, math.inf, math.nan):
+        with pytest.raises(ValueError, match=f"`generality` to be at least 0 and finite, but got {generality}"):
+            GapEstimator(generality=generality)
     estimator = GapEstimator("fast")
     assert estimator.probes == [PROBES["fast"]]
     assert estimator.needs == {"inputs", "labels", "signatures"}  # no weights: it opens no source
@@ -153,7 +159,14 @@ def test_it_compares_the_targets_signature_with_those_of_the_sources(kind, libra
     found = GapEstimator(LADDER, kind=kind, name="mine").estimate(target, NAMES[1:])
     assert found == gaps(signature, {name: library.open(name) for name in NAMES[1:]}, kind)[0]
     assert target.details == {
-        "mine": {"kind": kind, "weighed": False, "probe": "ladder", "budget": 64, "noise_floor": None}
+        "mine": {
+            "kind": kind,
+            "weighed": False,
+            "probe": "ladder",
+            "budget": 64,
+            "generality": 1.0,
+            "noise_floor": None,
+        }
     }
     assert target.notes == []
 
@@ -162,7 +175,7 @@ def test_with_three_sources_units_are_weighed_unless_told_otherwise(library, sig
     for weigh in (True, False):
         target = about(library)
         assert (
-            GapEstimator(LADDER, weigh=weigh).estimate(target, NAMES)
+            GapEstimator(LADDER, weigh=weigh, generality=0.0).estimate(target, NAMES)
             == gaps(signature, opened(library), weigh=weigh)[0]
         )
         assert target.details["gap"]["weighed"] is weigh
@@ -227,3 +240,107 @@ def test_a_source_of_other_weights_is_told_by_its_start(library, signature):
     found = GapEstimator(LADDER).estimate(about(library), NAMES)
     assert "'encoder.0.bias' started from other values" in str(found["near"])
     assert isinstance(found["a-far"], Estimate)
+
+
+# --- gaps between sources
+
+
+@pytest.mark.parametrize("weigh", [True, False])
+@pytest.mark.parametrize("kind", ["kernelwise", "layerwise"])
+def test_generality_is_a_mean_of_the_gap_and_of_gaps_to_other_sources(kind, weigh, library, signature):
+    """By hand: three sources, for each the mean of how much its two gaps differ from those of the third."""
+    sources = opened(library)
+    plain = gaps(signature, sources, kind, weigh=weigh)[0]
+    stacks = {name: signature_of(source, signature) for name, source in sources.items()}
+    own = torch.stack([gaps_by_unit(stacks[name].units, signature.units, kind) for name in NAMES])
+    weights = spread_weights(own) if weigh else torch.full((own.shape[2],), 1 / own.shape[2], dtype=own.dtype)
+
+    def gap(one, other):
+        return gaps_by_unit(stacks[one].units, stacks[other].units, kind) @ weights
+
+    a, b, c = NAMES
+    mean = (gap(a, b) + gap(b, c) + gap(a, c)) / 3
+    for name, one, two in ((a, b, c), (b, a, c), (c, a, b)):
+        differences = (gap(name, one) - gap(two, one)) / 2, (gap(name, two) - gap(one, two)) / 2
+        general = mean + (differences[0] + differences[1]) / 2
+        for weight in (1.0, 0.5):
+            found = gaps(signature, sources, kind, weigh=weigh, generality=weight)[0][name]
+            expected = (torch.tensor(plain[name].replicates, dtype=own.dtype) + weight * general) / (1 + weight)
+            assert found.replicates == pytest.approx(expected.tolist(), rel=1e-12)
+            assert found.value == pytest.approx(expected.mean().item(), rel=1e-12)
+
+
+def test_two_sources_say_nothing_of_generality(library, signature):
+    pair = dict(list(opened(library).items())[:2])
+    assert gaps(signature, pair, generality=1.0) == gaps(signature, pair)
+
+
+@pytest.mark.parametrize("kind", ["unit", "published"])
+def test_formulas_without_units_know_no_generality(kind, library, signature):
+    assert gaps(signature, opened(library), kind, generality=1.0) == gaps(signature, opened(library), kind)
+
+
+def test_gaps_between_sources_are_kept_and_damage_does_no_harm(library, signature):
+    first = GapEstimator(LADDER).estimate(about(library), NAMES)
+    kept = {path.name: path.read_bytes() for path in Path(library.root, ".gaps").iterdir()}
+    assert len(kept) == 2  # the third source is the other side of both
+    assert GapEstimator(LADDER).estimate(about(library), NAMES) == first
+    assert {path.name: path.read_bytes() for path in Path(library.root, ".gaps").iterdir()} == kept
+    for path in Path(library.root, ".gaps").iterdir():
+        path.write_bytes(b"damaged")
+    assert GapEstimator(LADDER).estimate(about(library), NAMES) == first
+    assert {path.name: path.read_bytes() for path in Path(library.root, ".gaps").iterdir()} == kept
+
+
+def test_kept_gaps_are_taken_instead_of_signatures(library, signature):
+    sources = opened(library)
+    like = signature_of(sources["near"], signature)
+    table = library_gaps(sources, like, "kernelwise", library.cache)
+    for name in NAMES:
+        for path in Path(library.root, name).glob("ladder-*"):
+            path.unlink()
+    assert torch.equal(library_gaps(sources, like, "kernelwise", library.cache).nan_to_num(9), table.nan_to_num(9))
+    assert library_gaps(sources, like, "kernelwise", None).isnan().all()
+    assert library_gaps(sources, like, "layerwise", library.cache).isnan().all()  # another formula was never measured
+
+
+def test_nothing_is_kept_where_that_is_not_wanted_or_cannot_be(library):
+    found = GapEstimator(LADDER).estimate(about(library, cache=False), NAMES)
+    assert not Path(library.root, ".gaps").exists()
+    Path(library.root, ".gaps").write_text("a file where the folder should be")
+    assert GapEstimator(LADDER).estimate(about(library), NAMES) == found
+
+
+def test_a_new_source_is_compared_and_the_others_are_not_again(library, signature):
+    sources = opened(library)
+    table = library_gaps(sources, signature, "kernelwise", library.cache)
+    add_source(library.root, "new", seed=13)
+    for name in NAMES:  # the known gaps must come from what is kept
+        assert not table[NAMES.index(name)].isnan().all()
+    larger = library_gaps(opened(library), signature, "kernelwise", library.cache)
+    assert larger.shape[:2] == (4, 4)
+    assert int(larger.isnan().all(dim=3).all(dim=2).sum()) == 4  # each to itself
+    entries = {name: source.find(LADDER.recipe, 64) for name, source in opened(library).items()}
+    order = sorted(entries, key=lambda name: entries[name].sha256)
+    old = sorted(NAMES, key=lambda name: entries[name].sha256)
+    for row, name in enumerate(NAMES):
+        for column, other in enumerate(old):
+            known = table[row, column].nan_to_num(9)
+            assert torch.equal(larger[sorted(entries).index(name), order.index(other)].nan_to_num(9), known)
+
+
+def test_many_sources_are_compared_with_the_same_few(library, signature, monkeypatch):
+    monkeypatch.setattr("pge_lightning.estimators.library_gaps.REFERENCES", 2)
+    table = library_gaps(opened(library), signature, "kernelwise", library.cache)
+    assert table.shape[:2] == (3, 2)
+    assert int(table.isnan().all(dim=3).all(dim=2).sum()) == 2
+
+
+def test_a_damaged_signature_takes_nothing_from_the_other_pairs(library, signature):
+    sound = library_gaps(opened(library), signature, "kernelwise", None)
+    (path,) = Path(library.root, "a-far").glob("ladder-64-*")
+    path.write_bytes(b"damaged")
+    table = library_gaps(opened(library), signature, "kernelwise", None)
+    there = (~table.isnan()).all(dim=3).all(dim=2)
+    assert int(there.sum()) == 2  # the pair that is left, both ways
+    assert torch.equal(table[there], sound[there])

@@ -58,14 +58,21 @@ def text_of(ranking, width=200):
 
 def test_sources_stand_in_the_order_of_their_estimates(library):
     target = about(library)
-    ranking = rank_sources(target, GapEstimator(STEADY, weigh=False))
+    ranking = rank_sources(target, GapEstimator(STEADY, weigh=False, generality=0.0))
     values = [line.estimate.value for line in ranking.sources]
     assert values == sorted(values)
     assert ranking.best.name == "near"
     assert {line.status for line in ranking.sources} == {"ok"}
     assert (ranking.estimator, ranking.higher_is_better) == ("gap", False)
     assert ranking.details == {
-        "gap": {"kind": "kernelwise", "weighed": False, "probe": "ladder", "budget": 64, "noise_floor": None}
+        "gap": {
+            "kind": "kernelwise",
+            "weighed": False,
+            "probe": "ladder",
+            "budget": 64,
+            "generality": 0.0,
+            "noise_floor": None,
+        }
     }
     for line in ranking.sources:
         source = library.open(line.name)
@@ -114,7 +121,7 @@ def test_ties_come_from_paired_differences(library):
     assert [line.tied for line in others] == [tied(line.estimate, best.estimate) for line in others]
     assert ranking.ties == [line.name for line in others if line.tied]
     # A target that equals one source in every restart leaves no doubt about sources that are far in every restart.
-    certain = ranked(library, samples=128)
+    certain = ranked(library, samples=128, generality=0.0)
     assert certain.best.estimate.value == pytest.approx(0, abs=1e-6)
     assert certain.ties == []
 

@@ -422,18 +422,18 @@ def test_a_damaged_kept_signature_is_collected_anew(content, library):
     whole = kept.read_bytes()
     kept.write_bytes(whole[:-20] if content is None else content)
     assert selector(library).rank(Net(), make_loader()) == first
-    signature = Library(library).get_target(kept.stem)
+    signature = Library(library).cache.get_target(kept.stem)
     assert signature.samples == 64
 
 
 def test_targets_come_back_bit_for_bit(library):
     collected = Library(library).open("near")
     signature = collected.load_signature(collected.signatures[0])
-    Library(library).put_target("key", signature)
-    back = Library(library).get_target("key")
+    Library(library).cache.put_target("key", signature)
+    back = Library(library).cache.get_target("key")
     assert frozen(dict(back.units)) == frozen(dict(signature.units))
     assert back.fingerprint == signature.fingerprint
-    assert Library(library).get_target("other") is None
+    assert Library(library).cache.get_target("other") is None
 
 
 def test_another_loss_or_head_is_collected_anew(library):

@@ -12,7 +12,7 @@ __all__ = ["combined", "default_estimator", "gap_and_history"]
 
 
 def gap_and_history(probe: Probe | str = "default", label_free: Probe | str = "label_free") -> Combination:
-    """History and gap, a vote each, and half a vote for the label-free gap; opens no source.
+    """History and gap, a vote each, and a quarter of one for the label-free gap; opens no source.
 
     Args:
         probe: Of the gap.
@@ -26,11 +26,11 @@ def gap_and_history(probe: Probe | str = "default", label_free: Probe | str = "l
         "gap": GapEstimator(probe),
         "label_free": GapEstimator(label_free, name="label_free"),
     }
-    return Combination(members, {"label_free": 0.5}, name="gap_and_history")
+    return Combination(members, {"label_free": 0.25}, name="gap_and_history")
 
 
 def combined(probe: Probe | str = "default", label_free: Probe | str = "label_free") -> Combination:
-    """The same and features, half a vote each for linear probe and LogME; opens all sources that it is asked about.
+    """The same, a vote of the linear probe and half a vote of LogME; opens all sources that it is asked about.
 
     Args:
         probe: Of the gap.
@@ -41,7 +41,7 @@ def combined(probe: Probe | str = "default", label_free: Probe | str = "label_fr
     """
     cheap = gap_and_history(probe, label_free)
     features = {name: FeatureScore(name) for name in ("linear_probe", "log_me")}
-    weights = {**cheap.weights, **dict.fromkeys(features, 0.5)}
+    weights = {**cheap.weights, "log_me": 0.5}
     return Combination({**cheap.estimators, **features}, weights, name="combined")
 
 

@@ -1,15 +1,19 @@
 """The gap as an estimator: one signature of the target, and no source is opened."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from pge_lightning.cache import Cache
 from pge_lightning.errors import PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need
+from pge_lightning.estimators.library_gaps import library_gaps
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.gap import KINDS, Kind, gaps_by_unit, spread_weights
+from pge_lightning.functional.generality import generality as general_gaps
 from pge_lightning.gap import Gap, compare, gap_of
 from pge_lightning.noise_floor import collect_halves
 from pge_lightning.probe import Probe
@@ -28,18 +32,23 @@ class GapEstimator:
         kind: The formula: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
         weigh: Whether each unit of a kernelwise or layerwise gap has an equal say in the ranking, by the inverse of its
             spread over the sources; takes three sources. Such gaps are to be compared within one ranking only.
+        generality: How much a source's mean gap to the other sources of the library counts
+            (:func:`~pge_lightning.functional.generality`), beside one for its gap to the target: what is near to much
+            is near to the target, too, and this is known from many gaps. The estimate is the weighted mean of both. For
+            kernelwise and layerwise gaps; takes three sources; 0 leaves the plain gap.
         budget: Rung of the ladder to compare at. By default the largest that the target fills and all readable
             sources hold.
         floor: Whether to measure the noise floor, which costs two more collections.
         name: The column in tables.
 
     Raises:
-        ValueError: If `kind` or the probe's name is unknown.
+        ValueError: If `kind` or the probe's name is unknown, or `generality` is negative or not finite.
     """
 
     probe: Probe | str = "default"
     kind: Kind = "kernelwise"
     weigh: bool = True
+    generality: float = 1.0
     budget: int | None = None
     floor: bool = False
     name: str = "gap"
@@ -50,6 +59,8 @@ class GapEstimator:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Expected `kind` to be one of {KINDS}, but got {self.kind!r}.")
+        if not 0 <= self.generality < math.inf:
+            raise ValueError(f"Expected `generality` to be at least 0 and finite, but got {self.generality}.")
         object.__setattr__(self, "probe", Probe.of(self.probe))
 
     @property
@@ -85,14 +96,19 @@ class GapEstimator:
         halves = collect_halves(collector) if self.floor else None
 
         def compare_all() -> tuple[Estimates, Gap | None, bool]:
-            return gaps(signature, {name: target.sources[name] for name in sources}, self.kind, halves, self.weigh)
+            chosen = {name: target.sources[name] for name in sources}
+            cache = target.library.cache if target.cache else None
+            return gaps(
+                signature, chosen, self.kind, halves, self.weigh, self.generality, cache=cache, progress=target.verbose
+            )
 
         found, floor, weighed = target.alone(compare_all)
         details = {"kind": self.kind, "weighed": weighed, "probe": probe.name, "budget": signature.budget}
-        target.details[self.name] = {**details, "noise_floor": floor and floor.value}
+        target.details[self.name] = {**details, "generality": self.generality, "noise_floor": floor and floor.value}
         if floor is not None:
             text = f"{floor.value:.3f} ± {floor.standard_error:.3f}"
-            target.notes.append(f"Noise floor of {self.name} at {floor.budget} samples: {text}.")
+            plain = " (of plain gaps)" if self.generality else ""
+            target.notes.append(f"Noise floor of {self.name} at {floor.budget} samples: {text}{plain}.")
         return found
 
 
@@ -102,6 +118,10 @@ def gaps(
     kind: Kind = "kernelwise",
     halves: tuple[Signature, Signature] | None = None,
     weigh: bool = True,
+    generality: float = 0.0,
+    *,
+    cache: Cache | None = None,
+    progress: bool = False,
 ) -> tuple[dict[str, Estimate | Exception], Gap | None, bool]:
     """Compare a signature with those of all sources; whatever is wrong with one of them takes the place of its gap.
 
@@ -109,23 +129,34 @@ def gaps(
         target: The target's signature.
         sources: Name to the opened source, or to what went wrong in opening it.
         kind: The formula of the gap.
-        halves: Signatures of two halves of the target's data, whose gap is the noise floor.
+        halves: Signatures of two halves of the target's data, whose plain gap is the noise floor.
         weigh: Whether units count by the inverse of their spread over the sources
             (:func:`~pge_lightning.functional.spread_weights`), which takes three sources.
+        generality: Weight of a source's gap to the other sources, beside one for its gap to the target.
+        cache: Where gaps between sources are kept.
+        progress: Whether to show a bar while these are measured.
 
     Returns:
         Name to gap or error, the noise floor if there are halves, and whether units were weighed.
     """
     # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
     measured = {name: _measure(sources[name], target, kind) for name in sorted(sources)}
-    tables = [table for table in measured.values() if isinstance(table, Tensor)]
-    weights = spread_weights(torch.stack(tables)) if weigh and len(tables) > 2 else None
-    found = {
-        name: table if isinstance(table, Exception) else _estimate(_weigh(table, weights, target, kind))
-        for name, table in measured.items()
-    }
-    floor = _weigh(_compare(*halves, kind), weights, halves[0], kind) if halves is not None else None
-    return found, floor, weights is not None
+    tables = {name: table for name, table in measured.items() if isinstance(table, Tensor)}
+    weights = spread_weights(torch.stack([*tables.values()])) if weigh and len(tables) > 2 else None
+    opened = {name: source for name in tables if isinstance(source := sources[name], Source)}
+    general: dict[str, Tensor] = {}
+    if generality and len(tables) > 2 and kind in ("kernelwise", "layerwise"):
+        among = _mean(library_gaps(opened, target, kind, cache, progress), weights)
+        general = dict(zip(opened, general_gaps(among), strict=True))
+    found: dict[str, Estimate | Exception] = {}
+    for name, table in measured.items():
+        if isinstance(table, Tensor):
+            own = _mean(table, weights)
+            own = (own + generality * general[name]) / (1 + generality) if name in general else own
+            found[name] = _estimate(gap_of(own.tolist(), kind, target.budget))
+        else:
+            found[name] = table if isinstance(table, Exception) else _estimate(table)
+    return found, _floor(halves, weights, kind), weights is not None
 
 
 def _held(source: Source | Exception, probe: Probe) -> bool:
@@ -165,9 +196,13 @@ def signature_of(source: Source, target: Signature) -> Signature:
     return source.load_signature(entry)
 
 
-def _weigh(found: Tensor | Gap, weights: Tensor | None, target: Signature, kind: Kind) -> Gap:
-    """The gap from a table of units, by the weights where there are any."""
-    if isinstance(found, Gap):
-        return found
-    values = found.mean(dim=1) if weights is None else found @ weights
-    return gap_of(values.tolist(), kind, target.budget)
+def _mean(gaps: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over the last dimension, that of units, by the weights where there are any."""
+    return gaps.mean(dim=-1) if weights is None else gaps @ weights
+
+
+def _floor(halves: tuple[Signature, Signature] | None, weights: Tensor | None, kind: Kind) -> Gap | None:
+    if halves is None:
+        return None
+    found = _compare(*halves, kind)
+    return found if isinstance(found, Gap) else gap_of(_mean(found, weights).tolist(), kind, halves[0].budget)

@@ -260,12 +260,12 @@ class Target:
         if not self.cache or collector.distributed:
             return collector.collect(budget)
         key = f"{collector.probe.name}-{budget}-{collector.data}-{collector.task}"
-        stored = self.library.get_target(key)
+        stored = self.library.cache.get_target(key)
         if stored is not None and collector.fits(stored, budget):
             return stored
         fresh = collector.collect(budget)
         try:
-            self.library.put_target(key, fresh)
+            self.library.cache.put_target(key, fresh)
         except ArtifactError as error:
             rank_zero_warn(f"The target's signature is not kept for later: {error}")
         return fresh

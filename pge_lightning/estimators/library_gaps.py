@@ -1,0 +1,91 @@
+"""Gaps between the sources of a library: measured once per pair, and kept beside the sources."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Literal, TypeAlias
+
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from pge_lightning.cache import Cache
+from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.functional.gap import gaps_by_unit
+from pge_lightning.signature import Signature
+from pge_lightning.source import SignatureEntry, Source
+
+_Kind: TypeAlias = Literal["kernelwise", "layerwise"]
+
+__all__ = ["REFERENCES", "library_gaps"]
+
+# More hardly change what is said of a source, and each is a signature to be read once for every source.
+REFERENCES = 16
+
+
+def library_gaps(
+    sources: Mapping[str, Source],
+    like: Signature,
+    kind: _Kind,
+    cache: Cache | None,
+    progress: bool = False,
+) -> Tensor:
+    """Compare every source with up to 16 of them, the same ones for all.
+
+    Args:
+        sources: Name to a source whose signature compares with `like`.
+        like: A signature of a paired probe.
+        kind: The formula.
+        cache: Where gaps are looked for, and kept.
+        progress: Whether to show a bar over the sources.
+
+    Returns:
+        ``[sources, references, restarts, units]``, sources in the order of their names; nan where a source is its own
+        reference, or the two do not compare.
+    """
+    found = {name: source.find(like.probe.recipe, like.fingerprint["budget"]) for name, source in sources.items()}
+    entries = {name: entry for name, entry in sorted(found.items()) if entry is not None}
+    # By their digests, which have nothing to do with what they are, so that another source changes few of them.
+    references = sorted(entries, key=lambda name: entries[name].sha256)[:REFERENCES]
+    tables: dict[tuple[str, str], Tensor] = {}
+    for name in track(entries, "Comparing sources", disable=not progress, transient=True):
+        others = [other for other in references if other != name and (name, other) not in tables]
+        measured = _row(sources, entries, name, others, kind, cache)
+        tables |= {(name, other): table for other, table in measured.items()}
+        tables |= {(other, name): table for other, table in measured.items() if name in references}
+    empty = torch.full_like(gaps_by_unit(like.units, like.units, kind), torch.nan)
+    return torch.stack([torch.stack([tables.get((name, other), empty) for other in references]) for name in entries])
+
+
+def _row(
+    sources: Mapping[str, Source],
+    entries: Mapping[str, SignatureEntry],
+    name: str,
+    others: list[str],
+    kind: _Kind,
+    cache: Cache | None,
+) -> dict[str, Tensor]:
+    """Gaps of one source to others, as far as they compare: those that are kept, and fresh ones, which then are."""
+    key = f"{entries[name].probe}-{entries[name].budget}-{entries[name].sha256[:16]}"
+    columns = {other: f"{kind}-{entries[other].sha256[:16]}" for other in others}
+    kept = cache.get_gaps(key) if cache is not None and others else {}
+    found = {other: kept[column] for other, column in columns.items() if column in kept}
+    missing = [other for other in others if other not in found]
+    fresh = _compare(sources[name], entries[name], {other: (sources[other], entries[other]) for other in missing}, kind)
+    if cache is not None and fresh:
+        with suppress(ArtifactError):  # a library that cannot be written can be ranked
+            cache.put_gaps(key, {**kept, **{columns[other]: table for other, table in fresh.items()}})
+    return found | fresh
+
+
+def _compare(
+    source: Source, entry: SignatureEntry, others: Mapping[str, tuple[Source, SignatureEntry]], kind: _Kind
+) -> dict[str, Tensor]:
+    found: dict[str, Tensor] = {}
+    own: Signature | None = None
+    for name, (other, theirs) in others.items():
+        with suppress(PGEError, ValueError, OSError):  # what is wrong with a signature is told where it is judged
+            own = own or source.load_signature(entry)
+            against = other.load_signature(theirs)
+            own.check_comparable(against)
+            found[name] = gaps_by_unit(own.units, against.units, kind)
+    return found
