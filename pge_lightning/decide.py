@@ -27,8 +27,9 @@ UNKNOWN = "not known"
 # The numbers below are from `examples/benchmarks/scratch_advice.py`. Better features than random ones hardly tell
 # whether fine-tuning gains by them.
 PROBE_BOUNDS = (-0.5, 0.3)
-# A short race is no whole fine-tuning, however clear its end, and flatters sources, whose head start shrinks later.
+# A short race is no whole fine-tuning, however clear its end.
 RACE_BOUNDS = (-2.5, 2.5)
+# By the loss it flatters sources, whose head start shrinks later.
 HEAD_START = 0.4
 # Past targets that the share of all sources counts for, beside those of the source itself, which say little more.
 SHARED_TARGETS = 20.0
@@ -188,7 +189,7 @@ def records_evidence(scores: pd.DataFrame, source: str) -> Evidence | None:
 
 
 def race_evidence(race: "Race", source: str) -> Evidence | None:
-    """What a short race says: held-out losses of the source and of scratch, after as many steps.
+    """What a short race says: held-out accuracies, or losses, of the source and of scratch, after as many steps.
 
     Args:
         race: The race.
@@ -200,13 +201,14 @@ def race_evidence(race: "Race", source: str) -> Evidence | None:
     lane = race.lane(source)
     if lane is None or len(lane.advantages) < 2:
         return None
-    ahead = sum(value > 0 for value in lane.advantages)
-    text = (
-        f"race: after {lane.steps} steps its held-out loss was lower than that of scratch by "
-        f"{fmean(lane.advantages):.3g}, on {ahead} of {len(lane.advantages)} splits"
-    )
+    ahead, mean = sum(value > 0 for value in lane.advantages), fmean(lane.advantages)
     odds = _paired_log_odds(np.asarray(lane.advantages), race.held_to_trained, RACE_BOUNDS)
-    return Evidence(odds - HEAD_START, text)
+    if lane.accuracies:
+        what = f"accuracy was {abs(mean):.1%} {'higher' if mean >= 0 else 'lower'} than".replace("%", " %")
+    else:
+        what, odds = f"loss was {abs(mean):.3g} {'lower' if mean >= 0 else 'higher'} than", odds - HEAD_START
+    text = f"race: after {lane.steps} steps its held-out {what} that of scratch"
+    return Evidence(odds, f"{text}; better on {ahead} of {len(lane.advantages)} splits")
 
 
 def _wins(gains: pd.DataFrame) -> pd.DataFrame:

@@ -12,9 +12,11 @@ from pge_lightning.record import Record
 from pge_lightning.records import Records
 
 
-def race_of(*advantages, source="a", reason="", held_to_trained=1 / 3):
-    losses = tuple(1.0 - value for value in advantages)
-    lanes = (Lane(source, 50, losses, advantages, reason), Lane(None, 50, tuple(1.0 for _ in advantages)))
+def race_of(*advantages, source="a", reason="", held_to_trained=1 / 3, accurate=False):
+    same = tuple(1.0 for _ in advantages)
+    own = tuple(1.0 + value if accurate else 1.0 - value for value in advantages)
+    accuracies = own if accurate else ()
+    lanes = (Lane(source, 50, own, accuracies, advantages, reason), Lane(None, 50, same, same if accurate else ()))
     return Race(lanes, 400, 1.0, "Adam", held_to_trained)
 
 
@@ -150,7 +152,15 @@ class TestRace:
         won, lost = race_evidence(race_of(0.3, 0.1, 0.2), "a"), race_evidence(race_of(-0.3, -0.1, -0.2), "a")
         assert won.log_odds + HEAD_START == pytest.approx(-lost.log_odds - HEAD_START)
         assert won.log_odds > 0
-        assert "lower than that of scratch by 0.2, on 3 of 3 splits" in won.text
+        assert "loss was 0.2 lower than that of scratch; better on 3 of 3 splits" in won.text
+        assert "loss was 0.2 higher than that of scratch; better on 0 of 3 splits" in lost.text
+
+    def test_accuracies_have_no_head_start(self):
+        won, lost = (race_evidence(race_of(*x, accurate=True), "a") for x in ((0.3, 0.1, 0.2), (-0.3, -0.1, -0.2)))
+        assert won.log_odds == pytest.approx(-lost.log_odds)
+        assert won.log_odds == pytest.approx(race_evidence(race_of(0.3, 0.1, 0.2), "a").log_odds + HEAD_START)
+        assert "accuracy was 20.0 % higher than that of scratch; better on 3 of 3 splits" in won.text
+        assert "accuracy was 20.0 % lower than that of scratch; better on 0 of 3 splits" in lost.text
 
     def test_equals_the_corrected_t_test_by_hand(self):
         # Mean 0.1, variance 0.01, error sqrt((1/3 + 1/3) * 0.01), t = sqrt(1.5) with two degrees of freedom.

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import seed_all
 from pge_lightning.race import Race, RacePlan, run_race
+from pge_lightning.race.accuracy import CountedHits
 from pge_lightning.race.racer import Racer, make_optimizer
 from pge_lightning.race.track import Course
 from trainer_helpers import Net, attributes, frozen, generators, make_loader, module_state, plain_loss, randomness
@@ -64,7 +65,8 @@ class TestHalving:
         assert finished.best == "good"
         best, given, bad = finished.lane("good"), finished.lane(None), finished.lane("bad")
         assert best.steps == given.steps > bad.steps > 0
-        assert best.advantages == tuple(mine - its for mine, its in zip(given.losses, best.losses, strict=True))
+        assert best.advantages == tuple(mine - its for mine, its in zip(best.accuracies, given.accuracies, strict=True))
+        assert all(0 <= value <= 1 for lane in (best, given, bad) for value in lane.accuracies)
         assert all(value > 0 for value in best.advantages)
         assert all(value < 0 for value in bad.advantages)
 
@@ -195,9 +197,10 @@ class TestRacer:
         model.encoder[1].eval()
         racer = Racer(model, lambda batch, _: plain_loss(model, batch), 10, 1e-3)
         x, y, _ = make_loader().dataset[:10]
-        found = racer.judge([(8, (x[:8], y[:8])), (2, (x[8:], y[8:]))])
+        found, accuracy = racer.judge([(8, (x[:8], y[:8])), (2, (x[8:], y[8:]))])
         assert [part.training for part in model.encoder] == [True, False, True, True, True]
         model.eval()
+        assert accuracy == pytest.approx(model(x).argmax(dim=1).eq(y).float().mean().item())
         assert found == pytest.approx(plain_loss(model, (x, y)).item(), abs=1e-6)
         model.train()
         assert found != pytest.approx(plain_loss(model, (x, y)).item(), abs=1e-3)
@@ -209,6 +212,44 @@ class TestRacer:
         assert model.weight.equal(before)
         with pytest.raises(PGEError, match="finite loss on held-out samples, but got nan"):
             racer.judge([(1, None)])
+
+
+class TestAccuracy:
+    def test_classes_are_in_dimension_one_and_what_is_ignored_does_not_count(self):
+        logits = torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(0))
+        target = logits.argmax(dim=1)
+        target[0], target[1] = -100, (target[1] + 1) % 3
+        with CountedHits() as hits:
+            nn.CrossEntropyLoss()(logits, target)
+        assert (hits.right, hits.total) == (10, 15)
+        with CountedHits() as hits:
+            nn.functional.nll_loss(logits.log_softmax(dim=1), target.clamp(min=0), ignore_index=7)
+            nn.functional.cross_entropy(logits, target, None, None, -100)
+        assert (hits.right, hits.total) == (10 + int(logits[0].argmax(dim=0).eq(0).sum()) + 10, 20 + 15)
+
+    def test_a_single_sample_without_a_batch(self):
+        with CountedHits() as hits:
+            nn.functional.cross_entropy(torch.tensor([0.0, 2.0]), torch.tensor(1))
+        assert hits.accuracy == 1
+
+    def test_other_losses_have_none(self):
+        with CountedHits() as hits:
+            nn.functional.mse_loss(torch.ones(2), torch.zeros(2))
+            nn.functional.cross_entropy(torch.eye(2), torch.full((2, 2), 0.5))
+        assert hits.accuracy is None
+
+    def test_without_one_the_loss_compares(self, trained):
+        def loss(module, batch):
+            return nn.functional.mse_loss(module(batch[0]), nn.functional.one_hot(batch[1], 3).float())
+
+        result = race({"a": lambda: trained}, loss_fn=loss)
+        source, scratch = result.lane("a"), result.lane(None)
+        assert source.accuracies == scratch.accuracies == ()
+        assert source.advantages == tuple(its - own for own, its in zip(source.losses, scratch.losses, strict=True))
+        console = Console(width=140)
+        with console.capture() as printed:
+            console.print(result)
+        assert "loss by +" in printed.get()
 
 
 class TestCourse:

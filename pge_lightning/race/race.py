@@ -40,14 +40,16 @@ class Lane:
         source: Its name; ``None`` for scratch.
         steps: Steps that it took on every split.
         losses: Its loss on what each split kept back, by the module's own step in evaluation mode; lower is better.
-        advantages: The loss of scratch after as many steps on the same split, less its own; positive where the source
-            helps.
+        accuracies: How often it was right there, in [0, 1]; empty where the loss is no cross entropy of class numbers.
+        advantages: Its accuracy less that of scratch after as many steps on the same split or, where there is none, the
+            loss of scratch less its own; positive where the source helps.
         reason: Why it failed; empty where it did not.
     """
 
     source: str | None
     steps: int = 0
     losses: tuple[float, ...] = ()
+    accuracies: tuple[float, ...] = ()
     advantages: tuple[float, ...] = ()
     reason: str = ""
 
@@ -88,21 +90,27 @@ class Race:
 
     def __rich__(self) -> Group:
         """The table that is printed, and below it why candidates failed."""
-        title = (
-            f"race of {self.steps} steps in {self.seconds:.1f} s by {self.optimizer}; held-out loss, lower is better"
-        )
-        table = Table("starts from", "steps", "loss", "better than scratch", title=title, box=SIMPLE_HEAD)
+        title = f"race of {self.steps} steps in {self.seconds:.1f} s by {self.optimizer}; on held-out samples"
+        table = Table("starts from", "steps", "loss", "accuracy", "better than scratch", title=title, box=SIMPLE_HEAD)
         for lane in self.lanes:
-            values = (f"{fmean(lane.losses):.4f}", _margin(lane.advantages)) if not lane.reason else ("-", "failed")
+            values = (
+                ("-", "-", "failed") if lane.reason else (_mean(lane.losses), _mean(lane.accuracies), _margin(lane))
+            )
             table.add_row(lane.source or "scratch", str(lane.steps), *values)
         failed = [Text(f"{lane.source} failed: {lane.reason}") for lane in self.lanes if lane.reason]
         return Group(table, *failed)
 
 
-def _margin(advantages: tuple[float, ...]) -> str:
-    if not advantages:
+def _mean(values: tuple[float, ...]) -> str:
+    return f"{fmean(values):.4f}" if values else "-"
+
+
+def _margin(lane: Lane) -> str:
+    if not lane.advantages:
         return "-"
-    return f"{fmean(advantages):+.4f} on {sum(value > 0 for value in advantages)} of {len(advantages)} splits"
+    kind = "accuracy" if lane.accuracies else "loss"
+    ahead = sum(value > 0 for value in lane.advantages)
+    return f"{kind} by {fmean(lane.advantages):+.4f}, on {ahead} of {len(lane.advantages)} splits"
 
 
 def run_race(
@@ -125,10 +133,11 @@ def run_race(
 
     Successive halving (Jamieson and Talwalkar 2016, section 3): all rungs have the same number of steps, and after each
     the half of the sources with the higher held-out loss drops out; copies go on where they were. Scratch runs to the
-    end: it is what sources are compared with. A split has its own start, the same for all candidates but for the
-    encoder that a source loads, and its own batches and noise: of a single start, luck would decide. Learning-rate
-    schedules are left out: their peak counts. In memory there are a copy and an optimizer state for each candidate and
-    split.
+    end: it is what sources are compared with, by accuracy where the step shows one. (Which of two sources is better the
+    loss tells more surely; whether a source is better than scratch, the accuracy.) A split has its own start, the same
+    for all candidates but for the encoder that a source loads, and its own batches and noise: of a single start, luck
+    would decide. Learning-rate schedules are left out: their peak counts. In memory there are a copy and an optimizer
+    state for each candidate and split.
 
     Args:
         module: The module to be fine-tuned; only copies of it are touched.
@@ -206,10 +215,19 @@ class _Halving:
 
     def _go_on(self, name: str | None, steps: int) -> None:
         """Let one candidate go on; scratch comes first, so that its losses are there to compare."""
-        losses = self.track.run(self.racing[name], self.done, steps)
-        self.taken += steps * len(losses)
-        pairs = zip(self.lanes[None].losses, losses, strict=True) if name is not None else ()
-        self.lanes[name] = Lane(name, self.done + steps, losses, tuple(given - own for given, own in pairs))
+        found = self.track.run(self.racing[name], self.done, steps)
+        self.taken += steps * len(found)
+        losses = tuple(loss for loss, _ in found)
+        known = tuple(accuracy for _, accuracy in found if accuracy is not None)
+        accuracies = known if len(known) == len(found) else ()
+        given = self.lanes[None]
+        if name is None:
+            ahead: tuple[float, ...] = ()
+        elif accuracies and given.accuracies:
+            ahead = tuple(own - its for own, its in zip(accuracies, given.accuracies, strict=True))
+        else:
+            ahead = tuple(its - own for own, its in zip(losses, given.losses, strict=True))
+        self.lanes[name] = Lane(name, self.done + steps, losses, accuracies, ahead)
 
     def _try(self, name: str | None, action: Callable[[], None]) -> None:
         """Let a source drop out where it fails; without scratch there is no race."""
@@ -218,7 +236,9 @@ class _Halving:
         except Exception as error:  # of any kind: weights, forward and loss are the user's
             if name is None:
                 raise PGEError(f"Expected a model that takes fine-tuning steps from scratch, but: {error}") from error
-            self.lanes[name] = replace(self.lanes[name], losses=(), advantages=(), reason=_one_line(error))
+            self.lanes[name] = replace(
+                self.lanes[name], losses=(), accuracies=(), advantages=(), reason=_one_line(error)
+            )
             self._drop(name)
 
     def _drop_half(self) -> None:

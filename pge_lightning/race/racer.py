@@ -15,6 +15,7 @@ from pge_lightning.collect.loss import Step
 from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation.stand_in import stand_in_trainer
+from pge_lightning.race.accuracy import CountedHits
 
 __all__ = ["Racer", "evaluating", "make_optimizer"]
 
@@ -43,26 +44,26 @@ class Racer:
         for number, batch in batches:
             self.optimizer.step(partial(self._backward, number, batch))
 
-    def judge(self, batches: Iterable[tuple[int, Any]]) -> float:
-        """The mean loss in evaluation mode; weights, buffers of batch norms and modes stay as they are.
+    def judge(self, batches: Iterable[tuple[int, Any]]) -> tuple[float, float | None]:
+        """Mean loss and accuracy in evaluation mode; weights, buffers of batch norms and modes stay as they are.
 
         Args:
             batches: Number of samples in each batch, and the batch.
 
         Returns:
-            The loss, lower is better.
+            The loss, lower is better; the accuracy in [0, 1], where the step computes a cross entropy of class numbers.
 
         Raises:
-            PGEError: If it is not finite, or the module skips every batch.
+            PGEError: If the loss is not finite, or the module skips every batch.
         """
-        with evaluating(self.clone):
+        with evaluating(self.clone), CountedHits() as hits:
             found = [(size, self.step(batch, 0)) for size, batch in batches]
         losses = [(size, float(loss.detach())) for size, loss in found if loss is not None]
         total = sum(size for size, _ in losses)
         mean = math.fsum(size * loss for size, loss in losses) / total if total else math.nan
         if not math.isfinite(mean):
             raise PGEError(f"Expected a finite loss on held-out samples, but got {mean}. Look at the weights it loads.")
-        return mean
+        return mean, hits.accuracy
 
     def _backward(self, number: int, batch: Any) -> float:
         """The closure of a step: fresh gradients, and the loss."""

@@ -164,17 +164,17 @@ class Track:
         values = None if weights is None else weights()
         return [self._racer(values, split) for split in range(self.plan.splits)]
 
-    def run(self, racers: list[Racer], begin: int, steps: int) -> tuple[float, ...]:
-        """Let the racers of a candidate go on, and judge each on what its split keeps."""
-        losses = []
+    def run(self, racers: list[Racer], begin: int, steps: int) -> list[tuple[float, float | None]]:
+        """Let the racers of a candidate go on; loss and accuracy of each on what its split keeps."""
+        found = []
         for split, racer in enumerate(racers):
             self._seed("steps", split, begin)
             racer.train(
                 (number, self._batch(racer, chosen)) for number, chosen in self.course.trained(split, begin, steps)
             )
             self._seed("judge", split)
-            losses.append(racer.judge((len(chosen), self._batch(racer, chosen)) for chosen in self.course.held(split)))
-        return tuple(losses)
+            found.append(racer.judge((len(chosen), self._batch(racer, chosen)) for chosen in self.course.held(split)))
+        return found
 
     def settle(self, clone: nn.Module) -> None:
         """Pass a batch through a copy in evaluation mode, which gives lazy parameters their shapes."""
