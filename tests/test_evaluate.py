@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 from hydra import compose, initialize_config_module
 from hydra.utils import instantiate
+from rich.progress import Progress
 from scipy import stats
 
 from pge_lightning.app import TaskError, run
@@ -22,11 +23,13 @@ from pge_lightning.app.evaluate import evaluate
 from pge_lightning.app.judge import judge, overall, seed_agreement, truth_table
 from pge_lightning.app.quality import agreement, assess, expected_at_random, spearman, weighted_tau
 from pge_lightning.app.study import settings_of, start_study
+from pge_lightning.app.work import Worker
 from pge_lightning.data import MlxtendMnist, SklearnDigits
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators import GapEstimator
 from pge_lightning.estimators.feature_score import SCORES
 from pge_lightning.library import Library
+from pge_lightning.record import SCRATCH
 
 SMALL = {"size": 16, "labels": 100, "batch_size": 20}
 SETS = {"upright": {}, "turned": {"transform": "rotate90"}, "negative": {"transform": "invert"}}
@@ -287,6 +290,9 @@ class TestStudy:
             assert probe == (kind if kind == "published" else "label_free" if name == "label_free" else "default")
         assert set(kinds) >= {"gap", "label_free", "layerwise, units not weighed, 200 labels"}
         assert set(SCORES) <= set(named)
+        assert (named["gap"].estimator.generality, named["plain_gap"].estimator.generality) == (1, 0)
+        assert "standing" in named["combined"].estimator.members
+        assert "standing" not in named["combined_without_history"].estimator.members
         # One set of signatures per recipe, whatever the number of estimators that compare them.
         assert len({json.dumps(probe.recipe) for probe in gray28.probes}) == len(gray28.probes) == 4
 
@@ -334,6 +340,15 @@ class TestEvaluate:
         assert "3 of them in an earlier run" in shown
         assert "Target 'upright'" in shown
         assert "choice" in shown
+
+    def test_a_target_can_be_tuned_from_scratch_alone(self, finished):
+        folder, _, estimators = finished
+        study = start_study(config(folder, estimators))
+        with Progress(disable=True) as progress:
+            worker = Worker(study, CellLog(Path(folder, "scratch.csv")), progress)
+            (cell,) = worker.fine_tune("upright", 7, [SCRATCH])
+        assert (cell.target, cell.source, cell.seed, cell.reason) == ("upright", SCRATCH, 7, "")
+        assert 0 <= cell.value <= 1
 
     def test_another_target_keeps_the_sources(self, finished):
         folder, _, estimators = finished

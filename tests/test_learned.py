@@ -3,8 +3,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_module
 from scipy import optimize
 
+from pge_lightning.app.build import build_estimator
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.baselines import FactEstimator
 from pge_lightning.estimators.combination import Combination
@@ -236,3 +238,13 @@ class Misread:
 
     def estimate(self, target, sources):
         return FactEstimator("source_metric").estimate(target, sources)
+
+
+def test_the_shipped_selector_learns_what_facts_are_worth():
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        estimator = build_estimator(compose("pge", overrides=["selector=learned"]).selector)
+    assert isinstance(estimator, LearnedCombination)
+    plain = set(estimator.combination.members)
+    assert plain == {"standing", "gap", "label_free", "linear_probe", "log_me"}
+    assert set(estimator.members) == plain | {"source_size", "source_classes"}
+    assert estimator.needs >= {"facts", "records", "weights"}

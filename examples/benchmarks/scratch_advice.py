@@ -1,5 +1,6 @@
 """Is it seen beforehand which sources do worse than scratch? Advice for every pair of a finished evaluation.
 
+pge experiment=text_intent
 python examples/benchmarks/scratch_advice.py outputs/text_intent/sources outputs/text_intent/results
 
 What fine-tuning really gave comes from the evaluation's `cells.csv`. A pair is of a source and a target; "do not
@@ -10,7 +11,6 @@ run with the evaluation's own model, optimizer and labels, never with test data.
 import argparse
 import os
 import time
-from itertools import combinations
 from pathlib import Path
 from statistics import fmean
 
@@ -20,13 +20,15 @@ import torch
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress, track
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 from pge_lightning.app.build import build_data
+from pge_lightning.app.cells import CellLog
 from pge_lightning.app.study import Study, start_study
 from pge_lightning.app.tasks import seeded_model
+from pge_lightning.app.work import Worker
 from pge_lightning.decide import probe_evidence, race_evidence, records_evidence
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.scores import linear_probe_folds
@@ -36,20 +38,32 @@ from pge_lightning.record import SCRATCH
 CLEAR = 1.5  # standard errors that a gain is away from zero where the truth is called clear
 DRAWS = 3  # re-initialised encoders that a source's features are compared with
 RESAMPLES = 2000
+HALVES = 100  # draws of the seeds' halves
 MEASURES = ("precision", "recall", "F1", "accuracy", "balanced accuracy")
 
 
-def read_gains(results: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """What fine-tuning gave.
-
-    Returns:
-        Means over seeds ``[targets, sources]`` with a column for scratch; and gains over scratch, ``[pairs, seeds]``.
-    """
+def read_values(results: str) -> pd.DataFrame:
+    """What fine-tuning gave, ``[pairs of target and source, seeds]``; scratch is one of the sources."""
     cells = pd.read_csv(Path(results) / "cells.csv", keep_default_na=False, na_values={"value": [""]})
     tuned = cells[cells["target"] != ""].dropna(subset="value")
-    values = tuned.pivot_table(index=["target", "source"], columns="seed", values="value")
-    scratch = values.xs(SCRATCH, level="source").reindex(values.index.get_level_values("target")).set_axis(values.index)
-    return values.mean(axis=1).unstack(), (values - scratch).drop(index=SCRATCH, level="source")
+    return tuned.pivot_table(index=["target", "source"], columns="seed", values="value")
+
+
+def over_scratch(values: pd.DataFrame) -> pd.DataFrame:
+    """Mean gain of every pair over scratch, and its standard error, from all seeds that each was tuned with."""
+    frame = pd.DataFrame({"mean": values.mean(axis=1), "square": values.var(axis=1) / values.count(axis=1)})
+    scratch = frame.xs(SCRATCH, level="source").reindex(frame.index.get_level_values("target")).set_axis(frame.index)
+    gains = pd.DataFrame({"gain": frame["mean"] - scratch["mean"], "error": (frame + scratch)["square"] ** 0.5})
+    return gains.drop(index=SCRATCH, level="source")
+
+
+def tune_scratch(study: Study, seeds: int) -> None:
+    """Fine-tune from scratch with more seeds: one value of scratch is compared with all sources."""
+    with Progress(console=Console(quiet=True)) as progress:
+        worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
+        for seed in range(seeds):
+            for target in study.targets:
+                worker.fine_tune(target, seed, [SCRATCH])
 
 
 def looks_at(job: DictConfig, study: Study, names: list[str], truth: pd.DataFrame, options: argparse.Namespace) -> list:
@@ -141,23 +155,23 @@ def ways(pairs: pd.DataFrame) -> dict[str, pd.Series]:
     }
 
 
-def ceiling(gains: pd.DataFrame) -> list[float]:
-    """The measures of real fine-tunings as advice: one half of the seeds judged by the other, mean over all halves."""
-    gains, size = gains.dropna(), gains.shape[1] // 2
-    found = []
-    for half in combinations(gains.columns, size):
-        rest = [seed for seed in gains.columns if seed not in half][:size]
-        told, true = gains[list(half)].mean(axis=1) < 0, gains[rest].mean(axis=1) < 0
-        found.append(judge(true.to_numpy(), told.to_numpy()))
+def ceiling(values: pd.DataFrame) -> list[float]:
+    """The measures of real fine-tunings as advice: one half of the seeds judged by the other, mean over draws."""
+    values = values.dropna(axis=1)
+    random, found = np.random.default_rng(0), []
+    for _ in range(HALVES):
+        seeds = random.permutation(values.columns)
+        halves = seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :]
+        told, true = (over_scratch(values[half])["gain"].to_numpy() < 0 for half in halves)
+        found.append(judge(true, told))
     return np.mean(found, axis=0).tolist()
 
 
-def show(pairs: pd.DataFrame, gains: pd.DataFrame, console: Console) -> None:
+def show(pairs: pd.DataFrame, values: pd.DataFrame, console: Console) -> None:
     """Print how good the advice is, for all pairs, for clear ones, and for the source that the probe would choose."""
-    error = gains.std(axis=1) / gains.count(axis=1) ** 0.5
-    clear = (gains.mean(axis=1).abs() > CLEAR * error).reindex(pd.MultiIndex.from_frame(pairs[["target", "source"]]))
+    clear = pairs["gain"].abs() > CLEAR * pairs["error"]
     best = pairs.loc[pairs.groupby("target")["probe"].idxmax()]
-    for name, chosen in (("all", pairs), (f"clear by {CLEAR:g} standard errors", pairs[clear.to_numpy()])):
+    for name, chosen in (("all", pairs), (f"clear by {CLEAR:g} standard errors", pairs[clear])):
         share = (chosen["gain"] < 0).mean()
         table = Table("advice", *MEASURES, "points, best source", box=None, padding=(0, 1, 0, 0), title_justify="left")
         table.title = f"advice not to transfer: {len(chosen)} pairs, {name}; scratch better in {share:.0%}"
@@ -165,9 +179,9 @@ def show(pairs: pd.DataFrame, gains: pd.DataFrame, console: Console) -> None:
             points = 100 * best["gain"].where(~advised[best.index], 0.0).mean()
             table.add_row(way, *intervals(chosen, advised[chosen.index]), f"{points:+.2f}")
         if name == "all":
-            half = gains.shape[1] // 2
-            values = [f"{value:.2f}" for value in ceiling(gains)]
-            table.add_row(f"fine-tuning itself, {half} seeds judged by {half} others", *values, "")
+            half = values.dropna(axis=1).shape[1] // 2
+            measures = [f"{value:.2f}" for value in ceiling(values)]
+            table.add_row(f"fine-tuning itself, {half} seeds judged by {half} others", *measures, "")
         console.print(table)
     console.print(
         f"In brackets 95 % over targets. Points: what follows the advice for the linear probe's best source of each "
@@ -183,7 +197,8 @@ def main() -> None:
     parser.add_argument("library", help="folder of the sources")
     parser.add_argument("results", help="folder of `cells.csv`")
     parser.add_argument("--experiment", default="text_intent")
-    parser.add_argument("--steps", type=int, default=100, help="of every candidate on every split")
+    parser.add_argument("--scratch-seeds", type=int, default=24, help="fine-tunings from scratch of every target")
+    parser.add_argument("--steps", type=int, default=150, help="of every candidate on every split")
     parser.add_argument("--splits", type=int, default=12)
     parser.add_argument("--sources", type=int, help="sources per target: the linear probe's best one and others; all")
     parser.add_argument("--out", help="table of all pairs, where it goes on, too; scratch_advice.csv in the results")
@@ -193,7 +208,9 @@ def main() -> None:
     overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
     with initialize_config_module("pge_lightning.conf", version_base="1.3"):
         study = start_study(compose("pge", overrides=overrides))
-    truth, gains = read_gains(options.results)
+    tune_scratch(study, options.scratch_seeds)
+    values = read_values(options.results)
+    truth = values.mean(axis=1).unstack()
     out = Path(options.out or Path(options.results) / "scratch_advice.csv")
     rows = pd.read_csv(out).to_dict("records") if out.exists() else []
     done = {row["target"] for row in rows}
@@ -205,8 +222,9 @@ def main() -> None:
         rows += looks_at(study.target_job(name, study.seeds[0]), study, names, truth, options)
         pd.DataFrame(rows).to_csv(out, index=False)
     pairs = pd.DataFrame(rows)
-    pairs["gain"] = gains.mean(axis=1).reindex(pd.MultiIndex.from_frame(pairs[["target", "source"]])).to_numpy()
-    show(pairs.dropna(subset="gain"), gains, Console(width=200))
+    known = over_scratch(values).reindex(pd.MultiIndex.from_frame(pairs[["target", "source"]]))
+    pairs[["gain", "error"]] = known.to_numpy()
+    show(pairs.dropna(subset="gain"), values, Console(width=200))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -75,18 +75,20 @@ class Worker:
             self.progress.console.print(f"Trained source '{name}' in {cell.seconds:.0f} s{own}.", highlight=False)
         return cell
 
-    def fine_tune(self, target: str, seed: int) -> list[Cell]:
-        """Fine-tune on a target from every source and from scratch, but for what the log knows.
+    def fine_tune(self, target: str, seed: int, sources: Sequence[str] | None = None) -> list[Cell]:
+        """Fine-tune on a target, but for what the log knows.
 
         Args:
             target: Its name.
             seed: Seed of the head's start and of the order of the batches, the same for all of them.
+            sources: What to start from; by default every source, and scratch.
 
         Returns:
-            What came of it, one cell per source and one for scratch.
+            What came of it, one cell for each.
         """
         left = self._left
-        cells = [self._fine_tune(target, seed, source) for source in self.study.candidates(target)]
+        chosen = self.study.candidates(target) if sources is None else sources
+        cells = [self._fine_tune(target, seed, source) for source in chosen]
         earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
         seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
         text = f"Fine-tuned '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
