@@ -344,3 +344,16 @@ def test_a_damaged_signature_takes_nothing_from_the_other_pairs(library, signatu
     there = (~table.isnan()).all(dim=3).all(dim=2)
     assert int(there.sum()) == 2  # the pair that is left, both ways
     assert torch.equal(table[there], sound[there])
+
+
+def test_checkpoints_of_one_data_set_count_once_and_not_for_each_other(library, signature):
+    sources = opened(library)
+    table = library_gaps(sources, signature, "kernelwise", None)
+    add_source(library.root, "near-again", seed=TARGET_SEED)
+    again = library_gaps(opened(library), signature, "kernelwise", None)
+    assert again.shape[:2] == (4, 3)
+    rows = {name: again[index] for index, name in enumerate(sorted([*NAMES, "near-again"]))}
+    assert torch.equal(rows["near"].nan_to_num(9), rows["near-again"].nan_to_num(9))
+    assert torch.equal(rows["near"].nansum(dim=0), table[1].nansum(dim=0))
+    found = gaps(signature, opened(library), generality=1.0)[0]
+    assert found["near"].value == pytest.approx(found["near-again"].value, abs=1e-12)

@@ -16,10 +16,12 @@ from pge_lightning.source import SignatureEntry, Source
 
 _Kind: TypeAlias = Literal["kernelwise", "layerwise"]
 
-__all__ = ["REFERENCES", "library_gaps"]
+__all__ = ["REFERENCES", "SAME", "library_gaps"]
 
 # More hardly change what is said of a source, and each is a signature to be read once for every source.
 REFERENCES = 16
+# Halves of one data set are farther apart than this; what rounding does is nearer.
+SAME = 0.05
 
 
 def library_gaps(
@@ -29,7 +31,7 @@ def library_gaps(
     cache: Cache | None,
     progress: bool = False,
 ) -> Tensor:
-    """Compare every source with up to 16 of them, the same ones for all.
+    """Compare every source with up to 16 of them, the same ones for all, and no two of one data set.
 
     Args:
         sources: Name to a source whose signature compares with `like`.
@@ -39,21 +41,32 @@ def library_gaps(
         progress: Whether to show a bar over the sources.
 
     Returns:
-        ``[sources, references, restarts, units]``, sources in the order of their names; nan where a source is its own
-        reference, or the two do not compare.
+        ``[sources, references, restarts, units]``, sources in the order of their names; nan where a source and its
+        reference are of one data set, or do not compare.
     """
     found = {name: source.find(like.probe.recipe, like.fingerprint["budget"]) for name, source in sources.items()}
-    entries = {name: entry for name, entry in sorted(found.items()) if entry is not None}
+    entries = {name: entry for name, entry in found.items() if entry is not None}
     # By their digests, which have nothing to do with what they are, so that another source changes few of them.
-    references = sorted(entries, key=lambda name: entries[name].sha256)[:REFERENCES]
+    order = sorted(entries, key=lambda name: entries[name].sha256)
     tables: dict[tuple[str, str], Tensor] = {}
-    for name in track(entries, "Comparing sources", disable=not progress, transient=True):
+    references: list[str] = []
+    for number, name in enumerate(track([*order, *order], "Comparing sources", disable=not progress, transient=True)):
         others = [other for other in references if other != name and (name, other) not in tables]
-        measured = _row(sources, entries, name, others, kind, cache)
-        tables |= {(name, other): table for other, table in measured.items()}
-        tables |= {(other, name): table for other, table in measured.items() if name in references}
+        for other, table in _row(sources, entries, name, others, kind, cache).items():
+            tables[name, other] = tables[other, name] = table
+        if number < len(order) and len(references) < REFERENCES:
+            twins = (other for other in references if (name, other) in tables and _same(tables[name, other]))
+            references += [name] if next(twins, None) is None else []
     empty = torch.full_like(gaps_by_unit(like.units, like.units, kind), torch.nan)
-    return torch.stack([torch.stack([tables.get((name, other), empty) for other in references]) for name in entries])
+    told = {pair: table for pair, table in tables.items() if not _same(table)}
+    return torch.stack([
+        torch.stack([told.get((name, other), empty) for other in references]) for name in sorted(order)
+    ])
+
+
+def _same(table: Tensor) -> bool:
+    """Whether both signatures are of one data set, of which a library may hold many checkpoints."""
+    return bool(table.mean() < SAME)
 
 
 def _row(
