@@ -19,8 +19,8 @@ DRAWS = 3
 def with_decision(target: Target, ranking: Ranking, plan: RacePlan | None = None, candidates: int = 4) -> Ranking:
     """Weigh the best source of a ranking against starting from scratch, by the evidence there is.
 
-    Records of past fine-tunings beside scratch always count; beside them the race or, where none was run and the
-    ranking has a linear probe of the best source, the same probe on re-initialised encoders.
+    That is the race, where there is one; else records of past fine-tunings beside scratch and, where the ranking has a
+    linear probe of the best source, the same probe on re-initialised encoders.
 
     Args:
         target: What the ranking was made for.
@@ -58,11 +58,13 @@ def advise(target: Target, best: str, ties: list[str], race: Race | None = None)
     Returns:
         The decision, with its reasons.
     """
+    if race is not None and (ran := race_evidence(race, best)) is not None:
+        # It asks the fine-tuning itself. Probe and records beside it made the advice worse, because they know little of
+        # this very target (`examples/benchmarks/scratch_advice.py`).
+        return decide(best, ties, [ran])
     scores = target.records.scores()
     others = scores[scores.index.get_level_values("target") != target.name]
-    ran = race_evidence(race, best) if race is not None else None
-    # A race asks what the linear probe asks, of the fine-tuning itself; beside it the probe made advice worse.
-    return decide(best, ties, [ran or _probe(target, best), records_evidence(others, best)])
+    return decide(best, ties, [_probe(target, best), records_evidence(others, best)])
 
 
 def _probe(target: Target, best: str) -> Evidence | None:

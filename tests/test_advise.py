@@ -93,9 +93,17 @@ def test_a_race_is_part_of_the_answer(library):
     assert frozen(module_state(module)) == before
     assert {lane.source for lane in ranking.race.lanes} == {"own", "other", None}
     assert ranking.decision.best == ranking.race.best
-    assert any(reason.startswith("race: ") for reason in ranking.decision.reasons)
+    assert ranking.decision.reasons[0].startswith("race: ")
     assert ranking.to_dict()["race"]["steps"] == ranking.race.steps > 0
     assert ranking.to_dict()["decision"]["confidence"] == ranking.decision.confidence
+
+
+def test_beside_a_race_records_and_probe_have_no_say(library):
+    remember(library, -0.2)
+    plan = RacePlan(steps=96, splits=2, batch_size=16)
+    raced = selector(library, FeatureScore("linear_probe"), race=plan, loss_fn=plain_loss)
+    decision = raced.rank(Net(), make_loader(0, 128)).decision
+    assert [reason.split(":")[0] for reason in decision.reasons if not reason.startswith("tied")] == ["race"]
 
 
 def test_a_race_that_cannot_be_run_is_noted(library):
