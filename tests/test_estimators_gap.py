@@ -12,8 +12,9 @@ from pge_lightning.collect import Collector
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.estimators import Estimate, GapEstimator, Target
-from pge_lightning.estimators.gap import gaps, signature_of
+from pge_lightning.estimators.gap import gaps
 from pge_lightning.estimators.library_gaps import library_gaps
+from pge_lightning.estimators.signatures import signature_of
 from pge_lightning.functional import gaps_by_unit, spread_weights
 from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library

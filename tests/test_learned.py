@@ -245,6 +245,6 @@ def test_the_shipped_selector_learns_what_facts_are_worth():
         estimator = build_estimator(compose("pge", overrides=["selector=learned"]).selector)
     assert isinstance(estimator, LearnedCombination)
     plain = set(estimator.combination.members)
-    assert plain == {"standing", "gap", "label_free", "linear_probe", "log_me"}
+    assert plain == {"standing", "gap", "label_free", "task2vec", "linear_probe", "log_me"}
     assert set(estimator.members) == plain | {"source_size", "source_classes"}
     assert estimator.needs >= {"facts", "records", "weights"}

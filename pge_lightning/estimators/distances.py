@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need, each, of_replicates
-from pge_lightning.estimators.gap import signature_of
+from pge_lightning.estimators.signatures import lacking, own_signature, signature_of
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.distances import gaussian_wasserstein, otdd, task2vec_distances
 from pge_lightning.probe import Probe
@@ -67,7 +67,9 @@ class Task2VecEstimator:
         Returns:
             Source to its distance, one replicate per restart, or to the reason why it does not compare.
         """
-        own = target.signature(Probe.of(self.probe), self.budget)
+        if (errors := lacking(target, sources, Probe.of(self.probe))) is not None:
+            return errors
+        own = own_signature(target, Probe.of(self.probe), self.budget)
 
         def judge(name: str) -> Estimate:
             signature = signature_of(_opened(target, name), own)

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from pge_lightning.cache import Cache
-from pge_lightning.errors import PGEError, SilentError
+from pge_lightning.errors import PGEError
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need
 from pge_lightning.estimators.library_gaps import library_gaps
+from pge_lightning.estimators.signatures import lacking, own_signature, signature_of
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.gap import KINDS, Kind, gaps_by_unit, spread_weights
 from pge_lightning.functional.generality import generality as general_gaps
@@ -20,7 +21,7 @@ from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
 from pge_lightning.source import Source
 
-__all__ = ["GapEstimator", "gaps", "signature_of"]
+__all__ = ["GapEstimator", "gaps"]
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,10 @@ class GapEstimator:
             PGEError: If the target's signature cannot be collected.
         """
         probe = Probe.of(self.probe)
-        held = target.alone(lambda: [_held(target.sources[name], probe) for name in sources])
-        if not any(held):  # nothing to compare with: the target's signature would be collected in vain
-            error = f"Expected a signature of probe '{probe.name}', but it has none. Collect it with this probe."
-            return {name: SilentError(error) for name in sources}
-        collector = target.collector(probe)
-        if self.budget is not None and probe.budgets and self.budget not in collector.budgets:
-            raise PGEError(
-                f"Expected `budget` to be a rung that the target fills, one of {collector.budgets}, "
-                f"but got {self.budget}."
-            )
-        signature = target.signature(probe, self.budget)
-        halves = collect_halves(collector) if self.floor else None
+        if (errors := lacking(target, sources, probe)) is not None:
+            return errors
+        signature = own_signature(target, probe, self.budget)
+        halves = collect_halves(target.collector(probe)) if self.floor else None
 
         def compare_all() -> tuple[Estimates, Gap | None, bool]:
             chosen = {name: target.sources[name] for name in sources}
@@ -159,10 +152,6 @@ def gaps(
     return found, _floor(halves, weights, kind), weights is not None
 
 
-def _held(source: Source | Exception, probe: Probe) -> bool:
-    return isinstance(source, Source) and any(entry.recipe == probe.recipe for entry in source.signatures)
-
-
 def _estimate(gap: Gap) -> Estimate:
     return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
 
@@ -182,18 +171,6 @@ def _compare(source: Signature, target: Signature, kind: Kind) -> Tensor | Gap:
         source.check_comparable(target)
         return gaps_by_unit(source.units, target.units, kind)
     return compare(source, target, kind)
-
-
-def signature_of(source: Source, target: Signature) -> Signature:
-    """The source's signature of the target's probe and rung."""
-    entry = source.find(target.probe.recipe, target.fingerprint["budget"])
-    if entry is None:
-        held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
-        raise PGEError(
-            f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
-            f"{', '.join(held) or 'none'}. Collect it with this probe."
-        )
-    return source.load_signature(entry)
 
 
 def _mean(gaps: Tensor, weights: Tensor | None) -> Tensor:
