@@ -33,7 +33,7 @@ from pge_lightning.record import SCRATCH
 
 SMALL = {"size": 16, "labels": 100, "batch_size": 20}
 SETS = {"upright": {}, "turned": {"transform": "rotate90"}, "negative": {"transform": "invert"}}
-KEPT = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "summary.md", "ranking.png"]
+KEPT = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "comparisons.csv", "summary.md", "ranking.png"]
 
 
 class Saboteur(L.Callback):
@@ -340,6 +340,18 @@ class TestEvaluate:
         assert "3 of them in an earlier run" in shown
         assert "Target 'upright'" in shown
         assert "choice" in shown
+
+    def test_the_summary_has_intervals_and_pairs_are_compared(self, crossed):
+        folder, _ = crossed
+        summary = Path(f"{folder}/library-evaluation/summary.md").read_text()
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in summary.splitlines() if "|" in line]
+        heading, _, gap, *_ = rows
+        assert heading[:6] == ["estimator", "weighted tau", "95 %", "Spearman", "regret", "95 %"]
+        low, high = map(float, gap[2].split(" to "))
+        assert low <= float(gap[1]) <= high
+        pairs = read(folder, "comparisons")
+        assert len(pairs) == 6  # of the gap, two facts and chance
+        assert pairs["weighted_tau_p"].dropna().between(0, 1).all()
 
     def test_a_target_can_be_tuned_from_scratch_alone(self, finished):
         folder, _, estimators = finished

@@ -13,7 +13,17 @@ from pge_lightning.app.tasks import SCRATCH
 from pge_lightning.errors import PGEError
 from pge_lightning.library import Library
 
-__all__ = ["MEASURES", "RANDOM", "baselines", "judge", "overall", "seed_agreement", "truth_table"]
+__all__ = [
+    "MEASURES",
+    "RANDOM",
+    "baselines",
+    "judge",
+    "overall",
+    "score_tables",
+    "seed_agreement",
+    "seed_tables",
+    "truth_table",
+]
 
 RANDOM, SIZE, METRIC = "random", "source size", "own metric"
 MEASURES = ["weighted_tau", "spearman", "regret", "top_1", "rank", "gain"]
@@ -56,9 +66,39 @@ def seed_agreement(cells: Sequence[Cell]) -> float:
     Returns:
         Spearman's correlation, in [-1, 1].
     """
+    tables = [table for table in seed_tables(cells).values() if len(table) > 1]
+    return float(pd.Series([agreement(table) for table in tables]).mean())
+
+
+def seed_tables(cells: Sequence[Cell]) -> dict[str, pd.DataFrame]:
+    """What every seed of fine-tuning gave.
+
+    Args:
+        cells: Fine-tunings.
+
+    Returns:
+        Target to ``[sources, seeds]``; scratch, and sources that failed with a seed, are left out.
+    """
     frame = pd.DataFrame([asdict(cell) for cell in cells if cell.source != SCRATCH]).astype({"value": float})
-    tables = [part.pivot(index="source", columns="seed", values="value") for _, part in frame.groupby("target")]
-    return float(pd.Series([agreement(table.dropna()) for table in tables if len(table.dropna()) > 1]).mean())
+    groups = frame.groupby("target", sort=False)
+    return {str(name): part.pivot(index="source", columns="seed", values="value").dropna() for name, part in groups}
+
+
+def score_tables(estimates: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """What all estimators said.
+
+    Args:
+        estimates: Rankings, one row per target, estimator and source.
+
+    Returns:
+        Target to scores ``[sources, estimators]``, higher for better.
+    """
+    groups = estimates.groupby("target", sort=False)
+    order = list(dict.fromkeys(estimates["estimator"]))
+    return {
+        str(name): part.pivot(index="source", columns="estimator", values="score").reindex(columns=order)
+        for name, part in groups
+    }
 
 
 def baselines(library: Library, truth: pd.DataFrame) -> pd.DataFrame:

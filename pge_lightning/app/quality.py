@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-__all__ = ["CONVENTION", "Quality", "agreement", "assess", "expected_at_random", "spearman", "weighted_tau"]
+__all__ = ["CONVENTION", "Quality", "agreement", "assess", "expected_at_random", "regret", "spearman", "weighted_tau"]
 
 CONVENTION = (
     "Weighted tau is scipy.stats.weightedtau(score, truth) with its default ranks; score is higher for better (minus "
@@ -75,6 +75,25 @@ def spearman(score: ArrayLike, truth: ArrayLike) -> float:
     return _correlation(stats.spearmanr, score, truth)
 
 
+def regret(score: ArrayLike, truth: ArrayLike) -> float:
+    """What the choice loses to the best source.
+
+    Args:
+        score: One value per source, higher for better, ``[sources]``; where several share the highest, their mean
+            counts.
+        truth: What fine-tuning gave as a fraction, higher is better, ``[sources]``.
+
+    Returns:
+        Points, at least 0.
+
+    Example:
+        >>> round(regret([0.5, 0.9, 0.1], [0.80, 0.75, 0.60]), 6)
+        5.0
+    """
+    scores, truths = _pair(score, truth)
+    return 100 * float(truths.max() - truths[scores == scores.max()].mean())
+
+
 def assess(score: ArrayLike, truth: ArrayLike) -> Quality:
     """All measures of one ranking.
 
@@ -98,7 +117,7 @@ def assess(score: ArrayLike, truth: ArrayLike) -> Quality:
     return Quality(
         weighted_tau=weighted_tau(scores, truths),
         spearman=spearman(scores, truths),
-        regret=100 * float(truths.max() - truths[choices].mean()),
+        regret=regret(scores, truths),
         top_1=float((truths[choices] == truths.max()).mean()),
         rank=float(_ranks(truths)[choices].mean()),
     )

@@ -9,8 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from pge_lightning.app.bootstrap import bootstrap, compare_pairwise
 from pge_lightning.app.cells import Cell
-from pge_lightning.app.judge import baselines, judge, overall, seed_agreement, truth_table
+from pge_lightning.app.judge import (
+    baselines,
+    judge,
+    overall,
+    score_tables,
+    seed_agreement,
+    seed_tables,
+    truth_table,
+)
 from pge_lightning.app.plot import plot_target, plot_targets
 from pge_lightning.app.quality import CONVENTION
 from pge_lightning.app.study import Study
@@ -36,7 +45,8 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
     """Compare rankings with what fine-tuning gave; print, and write everything into the folder of the results.
 
     ``truth.csv`` has what fine-tuning gave, ``rankings.csv`` what the estimators said, ``results.csv`` one row per
-    target and estimator, ``summary.md`` means over targets, and ``ranking.png`` is the picture.
+    target and estimator, ``comparisons.csv`` one per pair of estimators, ``summary.md`` means over targets with their
+    intervals, and ``ranking.png`` is the picture.
 
     Args:
         study: The evaluation.
@@ -47,9 +57,11 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
         Mean weighted tau of the first estimator; ``None`` where it is not defined.
     """
     truth = truth_table(cells)
-    results = judge(truth, pd.concat([rankings, baselines(study.library, truth)], ignore_index=True))
-    means = overall(results)
-    for name, frame in (("truth", truth), ("rankings", rankings), ("results", results)):
+    everyone = pd.concat([rankings, baselines(study.library, truth)], ignore_index=True)
+    results = judge(truth, everyone)
+    means = overall(results).merge(bootstrap(seed_tables(cells), score_tables(everyone)), on="estimator", how="left")
+    tables = {"truth": truth, "rankings": rankings, "results": results, "comparisons": compare_pairwise(results)}
+    for name, frame in tables.items():
         frame.to_csv(study.results / f"{name}.csv", index=False)
     notes = _notes(study, cells, results)
     _write_summary(study, means, notes)
@@ -133,7 +145,15 @@ def _overall_table(means: pd.DataFrame) -> Table:
 
 
 def _write_summary(study: Study, means: pd.DataFrame, notes: Sequence[str]) -> None:
-    head = [[heading.replace("\n", " ") for _, heading, _ in COLUMNS], ["---", *["---:"] * (len(COLUMNS) - 1)]]
-    lines = [f"| {' | '.join(row)} |" for row in (*head, *_cells(means))]
-    text = "\n".join([*lines, "", *notes, ""])
+    headings = [heading.replace("\n", " ") for _, heading, _ in COLUMNS]
+    rows = _cells(means)
+    for measure, form in (("regret", "{:.1f} to {:.1f}"), ("weighted_tau", "{:+.2f} to {:+.2f}")):
+        place = [name for name, _, _ in COLUMNS].index(measure) + 1
+        headings.insert(place, "95 %")
+        ends = means[[f"{measure}_low", f"{measure}_high"]].itertuples(index=False)
+        for row, (low, high) in zip(rows, ends, strict=True):
+            row.insert(place, "-" if math.isnan(low) else form.format(low, high))
+    lines = [f"| {' | '.join(row)} |" for row in (headings, ["---", *["---:"] * (len(headings) - 1)], *rows)]
+    said = "Intervals: targets, and the seeds of each, drawn again with replacement."
+    text = "\n".join([*lines, "", *notes, said, ""])
     (study.results / "summary.md").write_text(text, encoding="utf-8")
