@@ -25,7 +25,7 @@ GRID = [(1, *weights) for weights in product((0, 0.5, 1), repeat=len(MEMBERS) - 
 def read(folder: Path) -> pd.DataFrame:
     """Means over targets of the estimators that ranked all of them: columns weighted_tau and regret."""
     results = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""])
-    ranked = results.dropna(subset="weighted_tau").groupby("estimator")
+    ranked = results.dropna(subset="regret").groupby("estimator")
     return ranked[["weighted_tau", "regret"]].mean()[ranked.size() == results["target"].nunique()]
 
 
