@@ -1,0 +1,135 @@
+"""What does a new target cost, with 10, 100 and 1,000 sources? The gap beside feature scores, and beside trying all.
+
+PGE_DATA=FOLDER pge experiment=gray28
+PGE_DATA=FOLDER python examples/benchmarks/efficiency.py outputs/gray28/sources outputs/gray28/results
+
+The library's checkpoints are copied until there are enough. Each measurement is one ranking for the target MNIST in a
+process of its own, on one thread: seconds, and peak memory beyond what there was before. The target's signature is
+collected anew, and sources are read from disk. Gaps between sources are measured once and kept: the first ranking does
+so, and has a row of its own. Trying all is the number of sources times the mean of the evaluation's fine-tunings.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pandas as pd
+import torch
+from hydra import compose, initialize_config_module
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from pge_lightning.app.build import build_data
+from pge_lightning.app.study import Study, start_study
+from pge_lightning.app.tasks import seeded_model
+from pge_lightning.estimators import Estimator, FeatureScore, GapEstimator, Target
+from pge_lightning.library import Library
+from pge_lightning.probe import Probe
+from pge_lightning.rank import rank_sources
+from pge_lightning.source import COMMIT
+
+TARGET = "mnist"
+ESTIMATORS: dict[str, Callable[[Probe], Estimator]] = {
+    "gap, first ranking": GapEstimator,
+    "gap": GapEstimator,
+    "plain gap": lambda probe: GapEstimator(probe, generality=0.0),
+    "H-score, regularised": lambda _: FeatureScore("regularized_h_score"),
+    "LogME": lambda _: FeatureScore("log_me"),
+    "nearest neighbours": lambda _: FeatureScore("knn"),
+    "linear probe": lambda _: FeatureScore("linear_probe"),
+}
+
+
+def open_study(options: argparse.Namespace) -> Study:
+    """The evaluation that the sources come from."""
+    overrides = [f"experiment={options.experiment}", f"library.root={os.path.abspath(options.library)}"]
+    overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        return start_study(compose("pge", overrides=overrides))
+
+
+def enlarge(original: Path, folder: Path, count: int) -> None:
+    """Fill a folder up with copies of the sources that are not the target's own."""
+    names = sorted(path.parent.name for path in original.glob(f"*/{COMMIT}") if path.parent.name != TARGET)
+    for number in range(len(list(folder.glob(f"*/{COMMIT}"))), count):
+        copy = folder / f"source{number:04}"
+        shutil.copytree(original / names[number % len(names)], copy)
+        content = json.loads((copy / COMMIT).read_text())
+        (copy / COMMIT).write_text(json.dumps({**content, "name": copy.name}))
+
+
+def measure(options: argparse.Namespace, folder: str, name: str, samples: int, sender: Connection) -> None:
+    """Rank once, and send seconds and peak memory in MiB."""
+    torch.set_num_threads(1)
+    study = open_study(options)
+    job = study.target_job(TARGET, study.seeds[0])
+    job.data.labels = samples
+    datamodule = build_data(job.data)
+    model = seeded_model(job, datamodule)
+    estimator = ESTIMATORS[name](next(each for each in study.probes if each.name == "default"))
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    ranking = rank_sources(Target(model, datamodule, Library(folder), encoder="encoder", samples=samples), estimator)
+    seconds = time.perf_counter() - begin
+    if any(line.estimate is None for line in ranking.sources):
+        raise RuntimeError(f"Expected {name} to judge all sources, but got {ranking.sources[-1].reason}.")
+    sender.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def measured(*arguments: object) -> tuple[float, float]:
+    """What :func:`measure` sends from a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(*arguments, sender))
+    process.start()
+    sender.close()
+    found: tuple[float, float] = receiver.recv()
+    process.join()
+    return found
+
+
+def main() -> None:
+    """Measure, write `efficiency.csv` into the results after every measurement, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("library", help="folder of the sources")
+    parser.add_argument("results", help="folder of the evaluation")
+    parser.add_argument("--experiment", default="gray28")
+    parser.add_argument("--sources", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--samples", type=int, nargs="+", default=[200, 1000])
+    options = parser.parse_args()
+    rows = []
+    with TemporaryDirectory() as folder:
+        for count in sorted(options.sources):
+            enlarge(Path(options.library), Path(folder), count)
+            for samples in options.samples:
+                shutil.rmtree(Path(folder, ".gaps"), ignore_errors=True)
+                for name in track(ESTIMATORS, f"{count} sources, {samples} samples", transient=True):
+                    shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
+                    seconds, peak = measured(options, folder, name, samples)
+                    rows.append({"estimator": name, "sources": count, "samples": samples, "s": seconds, "MiB": peak})
+                    pd.DataFrame(rows).to_csv(Path(options.results) / "efficiency.csv", index=False)
+    cells = pd.read_csv(Path(options.results) / "cells.csv")
+    each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
+    seconds = (
+        pd.DataFrame(rows).pivot(index="estimator", columns=["samples", "sources"], values="s").loc[list(ESTIMATORS)]
+    )
+    table = Table(
+        "estimator", *(f"{samples:,} samples\n{count:,} sources" for samples, count in seconds.columns), box=None
+    )
+    for name, row in seconds.iterrows():
+        table.add_row(str(name), *(f"{value:.1f} s" for value in row))
+    table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
+    Console(width=140).print(table)
+    print(f"Peak memory beyond what there was: {max(row['MiB'] for row in rows):.0f} MiB at most.")
+
+
+if __name__ == "__main__":
+    main()
