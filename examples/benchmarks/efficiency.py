@@ -12,7 +12,6 @@ so, and has a row of its own. Trying all is the number of sources times the mean
 import argparse
 import json
 import multiprocessing
-import os
 import resource
 import shutil
 import time
@@ -23,13 +22,12 @@ from tempfile import TemporaryDirectory
 
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_module
+from finished import open_study
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from pge_lightning.app.build import build_data
-from pge_lightning.app.study import Study, start_study
 from pge_lightning.app.tasks import seeded_model
 from pge_lightning.estimators import Estimator, FeatureScore, GapEstimator, Target
 from pge_lightning.library import Library
@@ -49,14 +47,6 @@ ESTIMATORS: dict[str, Callable[[Probe], Estimator]] = {
 }
 
 
-def open_study(options: argparse.Namespace) -> Study:
-    """The evaluation that the sources come from."""
-    overrides = [f"experiment={options.experiment}", f"library.root={os.path.abspath(options.library)}"]
-    overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
-    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        return start_study(compose("pge", overrides=overrides))
-
-
 def enlarge(original: Path, folder: Path, count: int) -> None:
     """Fill a folder up with copies of the sources that are not the target's own."""
     names = sorted(path.parent.name for path in original.glob(f"*/{COMMIT}") if path.parent.name != TARGET)
@@ -70,7 +60,7 @@ def enlarge(original: Path, folder: Path, count: int) -> None:
 def measure(options: argparse.Namespace, folder: str, name: str, samples: int, sender: Connection) -> None:
     """Rank once, and send seconds and peak memory in MiB."""
     torch.set_num_threads(1)
-    study = open_study(options)
+    study = open_study(options.experiment, options.library, options.results)
     job = study.target_job(TARGET, study.seeds[0])
     job.data.labels = samples
     datamodule = build_data(job.data)

@@ -9,7 +9,6 @@ run with the evaluation's own model, optimizer and labels, never with test data.
 """
 
 import argparse
-import os
 import time
 import warnings
 from pathlib import Path
@@ -18,7 +17,7 @@ from statistics import fmean
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_module
+from finished import open_study
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress, track
@@ -27,7 +26,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pge_lightning.app.build import build_data
 from pge_lightning.app.cells import CellLog
-from pge_lightning.app.study import Study, start_study
+from pge_lightning.app.study import Study
 from pge_lightning.app.tasks import seeded_model
 from pge_lightning.app.work import Worker
 from pge_lightning.decide import probe_evidence, race_evidence, records_evidence
@@ -207,10 +206,7 @@ def main() -> None:
     parser.add_argument("--out", help="table of all pairs, where it goes on, too; scratch_advice.csv in the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    overrides = [f"experiment={options.experiment}", f"library.root={os.path.abspath(options.library)}"]
-    overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
-    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        study = start_study(compose("pge", overrides=overrides))
+    study = open_study(options.experiment, options.library, options.results)
     tune_scratch(study, options.scratch_seeds)
     values = read_values(options.results)
     truth = values.mean(axis=1).unstack()

@@ -11,14 +11,13 @@ seeds? It goes on where it was stopped.
 """
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from hydra import compose, initialize_config_module
+from finished import open_study
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
@@ -27,7 +26,7 @@ from scipy import stats
 
 from pge_lightning.app.build import build_data
 from pge_lightning.app.quality import assess
-from pge_lightning.app.study import Study, start_study
+from pge_lightning.app.study import Study
 from pge_lightning.app.tasks import seeded_model
 from pge_lightning.collect import collect_signature
 from pge_lightning.estimators import GapEstimator, Target
@@ -145,10 +144,7 @@ def main() -> None:
     parser.add_argument("--experiment", default="gray28")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    overrides = [f"experiment={options.experiment}", f"library.root={os.path.abspath(options.library)}"]
-    overrides += [f"evaluate.results={os.path.abspath(options.results)}", "output_dir=."]
-    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        study = start_study(compose("pge", overrides=overrides))
+    study = open_study(options.experiment, options.library, options.results)
     probe = next(each for each in study.probes if each.name == "default")
     budget = probe.budgets[0]
     plan = conditions(probe, budget)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.combination import Combination
-from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need, probes_of
+from pge_lightning.estimators.estimator import Estimate, Estimates, Estimator, Need
 from pge_lightning.estimators.standing import StandingEstimator
 from pge_lightning.estimators.target import Target
 from pge_lightning.functional.learned import Learned, learn_weights
@@ -48,25 +48,29 @@ class LearnedCombination:
             raise ValueError(f"Expected `least` to be at least 2, but got {self.least}.")
 
     @property
+    def everyone(self) -> Combination:
+        """All that may get a weight, a vote each."""
+        return replace(self.combination, weights={})
+
+    @property
     def members(self) -> dict[str, Estimator]:
-        """All that may get a weight."""
-        return {name: each for name, each in self.combination.estimators.items() if each is not None}
+        """The same by their names."""
+        return self.everyone.members
 
     @property
     def needs(self) -> frozenset[Need]:
         """What the estimators need, and records."""
-        own: frozenset[Need] = frozenset({"records"})
-        return own.union(*(each.needs for each in self.members.values()))
+        return self.everyone.needs | {"records"}
 
     @property
     def cost(self) -> str:
         """What the estimators cost."""
-        return "; ".join(f"{each.name}: {each.cost}" for each in self.members.values())
+        return self.everyone.cost
 
     @property
     def probes(self) -> list[Probe]:
         """Those of the estimators."""
-        return [probe for each in self.members.values() for probe in probes_of(each)]
+        return self.everyone.probes
 
     def estimate(self, target: Target, sources: Sequence[str]) -> Estimates:
         """Learn the weights, ask all estimators, and add up.
