@@ -56,6 +56,13 @@ class TestBootstrap:
         few, many = (intervals(*world(targets=number), draws=100)["guess"]["weighted_tau"] for number in (4, 40))
         assert many[1] - many[0] < 0.75 * (few[1] - few[0])
 
+    def test_without_two_sources_on_any_target_there_is_no_interval(self):
+        values, scores = world(targets=2)
+        table = bootstrap({name: table.iloc[:1] for name, table in values.items()}, scores)
+        assert table.empty
+        assert list(table.columns)[0] == "estimator"
+        assert len(table.columns) == 5
+
     def test_is_the_same_again(self):
         one, other = (bootstrap(*world(noise=1.0), draws=20) for _ in range(2))
         pd.testing.assert_frame_equal(one, other)

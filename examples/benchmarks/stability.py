@@ -44,7 +44,7 @@ def conditions(probe: Probe, budget: int) -> dict[str, tuple[Probe, dict[str, ob
     base = replace(probe, budgets=(budget,))
 
     def recipe(name: str, **changes: object) -> Probe:
-        return replace(base, name=name, **changes)  # type: ignore[arg-type]
+        return replace(base, name=name, **changes)  # type: ignore[arg-type]  # fields of several types
 
     seeds = {f"restarts of seed {seed}": (recipe(f"seed{seed}", seed=seed), {}) for seed in SEEDS}
     first = seeds["restarts of seed 0"][0]

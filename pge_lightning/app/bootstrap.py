@@ -43,6 +43,9 @@ def bootstrap(
     random = np.random.default_rng(seed)
     targets = [name for name in values if name in scores and len(values[name]) > 1]
     names = list(dict.fromkeys(name for target in targets for name in scores[target].columns))
+    columns = [f"{measure}_{end}" for measure in MEASURED for end in ("low", "high")]
+    if not names:  # no target has two sources that every seed succeeded with
+        return pd.DataFrame(columns=["estimator", *columns])
     # Measures of every draw of seeds, [draws, targets, estimators, measures].
     table = np.stack([_redrawn(values[name], scores[name], names, draws, random) for name in targets], axis=1)
     chosen = random.integers(len(targets), size=(draws, len(targets)))
@@ -51,7 +54,6 @@ def bootstrap(
         means = np.nanmean(np.take_along_axis(table, chosen[:, :, None, None], axis=1), axis=1)
         low, high = np.nanquantile(means, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     ends = np.stack([low[:, 0], high[:, 0], low[:, 1], high[:, 1]], axis=1)
-    columns = [f"{measure}_{end}" for measure in MEASURED for end in ("low", "high")]
     return pd.DataFrame(ends, columns=columns).assign(estimator=names)
 
 
