@@ -60,7 +60,7 @@ class TestBootstrap:
         values, scores = world(targets=2)
         table = bootstrap({name: table.iloc[:1] for name, table in values.items()}, scores)
         assert table.empty
-        assert list(table.columns)[0] == "estimator"
+        assert table.columns[0] == "estimator"
         assert len(table.columns) == 5
 
     def test_is_the_same_again(self):
