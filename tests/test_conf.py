@@ -89,7 +89,7 @@ def node(cfg: DictConfig) -> dict[str, object]:
 @pytest.mark.parametrize(("group", "option"), shipped())
 def test_every_shipped_configuration_composes_and_instantiates(group, option, tmp_path):
     overrides = [f"{group}={option}"]
-    if group != "experiment":
+    if group != "family":
         overrides.append(f"data={COMPANION.get((group, option), 'digits')}" if group != "data" else "model=image")
     cfg = composed(*overrides, f"library.root={tmp_path}")
     datamodule = build_data(cfg.data)
@@ -110,7 +110,7 @@ def test_every_shipped_configuration_composes_and_instantiates(group, option, tm
 def test_every_group_and_the_primary_configuration_were_found_on_disk():
     groups = {group for group, _ in shipped()}
     assert groups >= {
-        "callbacks", "data", "experiment", "library", "logger", "model", "probe", "selector", "trainer",
+        "callbacks", "data", "family", "library", "logger", "model", "probe", "selector", "trainer",
     }  # fmt: skip
     assert (CONF / "pge.yaml").is_file()
 
@@ -189,8 +189,18 @@ def test_the_library_may_be_named_by_the_environment(monkeypatch):
     assert composed().library.root == "shared"
 
 
+@pytest.mark.parametrize("family", options("family"))
+def test_a_family_is_a_whole_evaluation_in_a_folder_of_its_own(family):
+    cfg = composed(f"family={family}")
+    assert cfg == composed("task=evaluate", f"family={family}")
+    assert (cfg.task, cfg.library.root) == ("evaluate", f"outputs/{family}/sources")
+    assert cfg.evaluate.results == f"outputs/{family}/results"
+    assert len(cfg.evaluate.sources) >= 2
+    assert len(cfg.evaluate.targets) >= 1
+
+
 def test_encoder_and_vocabulary_reach_everything_that_needs_them():
-    cfg = composed("experiment=text_intent", "encoder=model.encoder", "data.vocabulary=99")
+    cfg = composed("family=text_intent", "encoder=model.encoder", "data.vocabulary=99")
     assert cfg.collect.encoder == cfg.select.encoder == "model.encoder"
     assert cfg.model.encoder.vocabulary == 99
 

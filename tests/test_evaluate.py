@@ -258,11 +258,11 @@ class TestStudy:
             start_study(config(tmp_path, override))
         assert not Path(f"{tmp_path}/library-evaluation").exists()
 
-    def test_shipped_experiments(self, tmp_path, monkeypatch):
+    def test_shipped_families(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         with initialize_config_module("pge_lightning.conf", version_base="1.3"):
             digits, gray28 = (
-                start_study(compose("pge", overrides=[f"experiment={name}", "output_dir=unused"]))
+                start_study(compose("pge", overrides=[f"family={name}", "output_dir=unused"]))
                 for name in ("digits", "gray28")
             )
         assert (len(digits.sources), digits.targets, digits.seeds) == (8, ("digits",), (0, 1, 2))

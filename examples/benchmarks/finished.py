@@ -7,8 +7,8 @@ from hydra import compose, initialize_config_module
 from pge_lightning.app.study import Study, start_study
 
 
-def open_study(experiment: str, library: str, results: str) -> Study:
-    """The study of an experiment, wherever its sources and results lie."""
+def open_study(family: str, library: str, results: str) -> Study:
+    """The study of a family, wherever its sources and results lie."""
     folders = [f"library.root={os.path.abspath(library)}", f"evaluate.results={os.path.abspath(results)}"]
     with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        return start_study(compose("pge", overrides=[f"experiment={experiment}", *folders, "output_dir=."]))
+        return start_study(compose("pge", overrides=[f"family={family}", *folders, "output_dir=."]))

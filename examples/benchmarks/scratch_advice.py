@@ -1,6 +1,6 @@
 """Is it seen beforehand which sources do worse than scratch? Advice for every pair of a finished evaluation.
 
-pge experiment=text_intent
+pge family=text_intent
 python examples/benchmarks/scratch_advice.py outputs/text_intent/sources outputs/text_intent/results
 
 What fine-tuning really gave comes from the evaluation's `cells.csv`. A pair is of a source and a target; "do not
@@ -198,7 +198,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", help="folder of the sources")
     parser.add_argument("results", help="folder of `cells.csv`")
-    parser.add_argument("--experiment", default="text_intent")
+    parser.add_argument("--family", default="text_intent")
     parser.add_argument("--scratch-seeds", type=int, default=24, help="fine-tunings from scratch of every target")
     parser.add_argument("--steps", type=int, default=150, help="of every candidate on every split")
     parser.add_argument("--splits", type=int, default=12)
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--out", help="table of all pairs, where it goes on, too; scratch_advice.csv in the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = open_study(options.experiment, options.library, options.results)
+    study = open_study(options.family, options.library, options.results)
     tune_scratch(study, options.scratch_seeds)
     values = read_values(options.results)
     truth = values.mean(axis=1).unstack()

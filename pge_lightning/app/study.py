@@ -119,7 +119,7 @@ def start_study(cfg: DictConfig) -> Study:
     if len(sources) < 2 or not targets:
         raise ValueError(
             f"Expected at least two sources and a target, but got {list(sources)} and {list(targets)}. Add them with "
-            "`/data@evaluate.sources.NAME: OPTION` in the defaults of an experiment."
+            "`/data@evaluate.sources.NAME: OPTION` in the defaults of a family."
         )
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected `evaluate.seeds` to be different seeds, but got {list(seeds)}.")
