@@ -17,6 +17,7 @@ from hydra.utils import instantiate
 from rich.progress import Progress
 from scipy import stats
 
+from evaluate_helpers import SETS, config, read
 from pge_lightning.app import TaskError, run
 from pge_lightning.app.cells import Cell, CellLog
 from pge_lightning.app.evaluate import evaluate
@@ -31,8 +32,6 @@ from pge_lightning.estimators.feature_score import SCORES
 from pge_lightning.library import Library
 from pge_lightning.record import SCRATCH
 
-SMALL = {"size": 16, "labels": 100, "batch_size": 20}
-SETS = {"upright": {}, "turned": {"transform": "rotate90"}, "negative": {"transform": "invert"}}
 KEPT = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "comparisons.csv", "summary.md", "ranking.png"]
 
 
@@ -45,32 +44,6 @@ class Saboteur(L.Callback):
     def on_train_start(self, trainer, pl_module):
         if self.flag.exists() and self.cells.exists() and len(self.cells.read_text().splitlines()) > self.count:
             os.kill(os.getpid(), signal.SIGKILL)
-
-
-def config(folder, *overrides, sources=("turned", "negative"), targets=("upright",)):
-    """Tiny trainings of digits; a probe of two restarts with two steps."""
-    options = [
-        f"library.root={folder}/library",
-        f"output_dir={folder}/out",
-        "task=evaluate",
-        "trainer=cpu",
-        "selector=gap",
-    ]
-    for kind, names in (("sources", sources), ("targets", targets)):
-        for name in names:
-            options.append(f"+data@evaluate.{kind}.{name}=digits")
-            changes = {**SMALL, **SETS.get(name, {})}
-            options += [f"evaluate.{kind}.{name}.{key}={value}" for key, value in changes.items()]
-    options += ["evaluate.seeds=[0,1]", "probe=fast", "probe.steps=2", "probe.batch_size=20", "probe.budgets=[40]"]
-    options += ["trainer.max_epochs=1", "+trainer.limit_test_batches=5", "trainer.limit_val_batches=1"]
-    options += ["+evaluate.train.model.lr=0.005", "+evaluate.finetune.model.lr=0.005"]
-    options += ["+evaluate.finetune.trainer={limit_val_batches:0,max_epochs:3}"]
-    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        return compose("pge", overrides=[*options, *overrides])
-
-
-def read(folder, name):
-    return pd.read_csv(Path(f"{folder}/library-evaluation/{name}.csv"), keep_default_na=False, na_values=[""])
 
 
 @pytest.fixture(scope="module")

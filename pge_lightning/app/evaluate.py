@@ -1,7 +1,7 @@
 """`pge task=evaluate`: rank as the selector does, really fine-tune from everything, and compare the two."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
 import pandas as pd
@@ -9,10 +9,11 @@ import torch
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pge_lightning.app.cells import CellLog, records_of
+from pge_lightning.app.cells import Cell, CellLog, records_of
 from pge_lightning.app.report import report
-from pge_lightning.app.study import start_study
+from pge_lightning.app.study import Study, start_study
 from pge_lightning.app.work import Worker
+from pge_lightning.records import Records
 
 __all__ = ["evaluate"]
 
@@ -40,12 +41,18 @@ def evaluate(cfg: DictConfig) -> float | None:
     with _threads(cfg.evaluate.threads), _muted(), _progress() as progress:
         worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
         worker.check_sources()
-        for source in study.sources:
+        for source in study.made:
             worker.train(source)
         tuned = [cell for target in study.targets for seed in study.seeds for cell in worker.fine_tune(target, seed)]
-        records = records_of(tuned, cfg.evaluate.metric)
+        records = _history(study, tuned)
         ranked = [worker.rank(target, each, records) for target in study.targets for each in study.estimators]
     return report(study, tuned, pd.concat(ranked, ignore_index=True))
+
+
+def _history(study: Study, tuned: Sequence[Cell]) -> Records:
+    """What estimators may learn from: these fine-tunings, and what is on record of sources that were there before."""
+    past = () if study.made else study.library.records()
+    return Records([*past, *records_of(tuned, study.cfg.evaluate.metric)])
 
 
 def _progress() -> Progress:

@@ -44,7 +44,7 @@ class Study:
 
     Args:
         cfg: The whole configuration.
-        sources: Names of the sources.
+        sources: Names of the sources; those without data of their own lie in the library as they are.
         targets: Names of the targets.
         seeds: Seeds of fine-tuning.
         estimators: The ways to rank.
@@ -74,6 +74,11 @@ class Study:
         """What fine-tuning on a target may start from: all sources but its own, and scratch."""
         return [*(name for name in self.sources if name != target), SCRATCH]
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The sources that are trained here."""
+        return tuple(name for name in self.sources if name in self.cfg.evaluate.sources)
+
     def source_job(self, name: str) -> DictConfig:
         """The configuration that trains a source."""
         job = self._job(name, self.cfg.evaluate.sources[name])
@@ -81,7 +86,7 @@ class Study:
 
     def target_job(self, name: str, seed: int) -> DictConfig:
         """The configuration that fine-tunes on a target."""
-        job = self._job(name, self.cfg.evaluate.targets[name])
+        job = self._job(name, self.cfg.evaluate.targets.get(name, self.cfg.data))
         job.seed, job.optimized_metric, job.finetune.test = seed, self.cfg.evaluate.metric, True
         return _merge(job, self.cfg.evaluate.finetune)
 
@@ -114,20 +119,11 @@ def start_study(cfg: DictConfig) -> Study:
     Raises:
         ValueError: If something is missing, malformed or unknown; nothing has been computed then.
     """
-    node = cfg.evaluate
-    sources, targets, seeds = _chosen(node, "sources"), _chosen(node, "targets"), tuple(node.seeds)
-    if len(sources) < 2 or not targets:
-        raise ValueError(
-            f"Expected at least two sources and a target, but got {list(sources)} and {list(targets)}. Add them with "
-            "`/data@evaluate.sources.NAME: OPTION` in the defaults of a family."
-        )
+    node, library = cfg.evaluate, build_library(cfg.library)
+    sources, targets = _names(cfg, library)
+    seeds = tuple(node.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected `evaluate.seeds` to be different seeds, but got {list(seeds)}.")
-    library = build_library(cfg.library)
-    for name in sources:
-        library.check_name(name, overwrite=True)
-        if name in (AUTO, SCRATCH):
-            raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
     entries = node.estimators or {build_estimator(cfg.selector).name: {}}
     estimators = tuple(_contestant(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
@@ -167,14 +163,28 @@ def _merge(job: DictConfig, overrides: object) -> DictConfig:
     return cast("DictConfig", OmegaConf.merge(job, overrides))
 
 
-def _chosen(node: DictConfig, kind: str) -> tuple[str, ...]:
-    names = [str(name) for name in node[kind]]
-    if node.only is None:
-        return tuple(names)
-    known = {*node.sources, *node.targets}
-    if unknown := [name for name in node.only if name not in known]:
-        raise ValueError(f"Expected `evaluate.only` to name some of {sorted(known)}, but got {unknown}.")
-    return tuple(name for name in names if name in node.only)
+def _names(cfg: DictConfig, library: Library) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Sources and targets; by default what lies in the library, and the group ``data``."""
+    node = cfg.evaluate
+    sources = [str(name) for name in node.sources or library.names()]
+    targets = [str(name) for name in node.targets or [cfg.name]]
+    if node.only is not None:
+        known = {*sources, *targets}
+        if unknown := [name for name in node.only if name not in known]:
+            raise ValueError(f"Expected `evaluate.only` to name some of {sorted(known)}, but got {unknown}.")
+        sources = [name for name in sources if name in node.only]
+        targets = [name for name in targets if name in node.only or not node.targets]
+    if len(sources) < 2 or not targets:
+        raise ValueError(
+            f"Expected at least two sources and a target, but got {sources} and {targets}. Collect sources in "
+            f"'{library.root}' with `pge task=collect`, or name the data of those that are to be trained: "
+            "`/data@evaluate.sources.NAME: OPTION` in the defaults of a family."
+        )
+    for name in sources:
+        library.check_name(name, overwrite=True)
+        if name in (AUTO, SCRATCH):
+            raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
+    return tuple(sources), tuple(targets)
 
 
 def _contestant(cfg: DictConfig, name: str, entry: Mapping[str, Any]) -> Contestant:

@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, study: Study, log: CellLog, progress: Progress) -> None:
         self.study, self.log, self.progress = study, log, progress
         fits = sum(len(study.candidates(target)) for target in study.targets) * len(study.seeds)
-        self._left = len(study.sources) + fits + len(study.targets) * len(study.estimators)
+        self._left = len(study.made) + fits + len(study.targets) * len(study.estimators)
         self._bar = progress.add_task("", total=self._left)
         self._data: tuple[object, L.LightningDataModule] | None = None
         self._target: tuple[object, Target] | None = None
@@ -47,7 +47,7 @@ class Worker:
         Raises:
             PGEError: If there is one, and it may not be replaced.
         """
-        stale = [name for name in self.study.sources if self._is_there(name) and not self._is_current(name)]
+        stale = [name for name in self.study.made if self._is_there(name) and not self._is_current(name)]
         if stale and not self.study.cfg.library.overwrite:
             raise PGEError(
                 f"Expected the sources in '{self.study.library.root}' to be trained with the settings and probes of "

@@ -1,0 +1,35 @@
+"""Evaluations in small: real trainings of scikit-learn's digits."""
+
+from pathlib import Path
+
+import pandas as pd
+from hydra import compose, initialize_config_module
+
+SMALL = {"size": 16, "labels": 100, "batch_size": 20}
+SETS = {"upright": {}, "turned": {"transform": "rotate90"}, "negative": {"transform": "invert"}}
+
+
+def config(folder, *overrides, sources=("turned", "negative"), targets=("upright",)):
+    """Tiny trainings of digits; a probe of two restarts with two steps."""
+    options = [
+        f"library.root={folder}/library",
+        f"output_dir={folder}/out",
+        "task=evaluate",
+        "trainer=cpu",
+        "selector=gap",
+    ]
+    for kind, names in (("sources", sources), ("targets", targets)):
+        for name in names:
+            options.append(f"+data@evaluate.{kind}.{name}=digits")
+            changes = {**SMALL, **SETS.get(name, {})}
+            options += [f"evaluate.{kind}.{name}.{key}={value}" for key, value in changes.items()]
+    options += ["evaluate.seeds=[0,1]", "probe=fast", "probe.steps=2", "probe.batch_size=20", "probe.budgets=[40]"]
+    options += ["trainer.max_epochs=1", "+trainer.limit_test_batches=5", "trainer.limit_val_batches=1"]
+    options += ["+evaluate.train.model.lr=0.005", "+evaluate.finetune.model.lr=0.005"]
+    options += ["+evaluate.finetune.trainer={limit_val_batches:0,max_epochs:3}"]
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        return compose("pge", overrides=[*options, *overrides])
+
+
+def read(folder, name):
+    return pd.read_csv(Path(f"{folder}/library-evaluation/{name}.csv"), keep_default_na=False, na_values=[""])
