@@ -32,7 +32,8 @@ from pge_lightning.estimators.feature_score import SCORES
 from pge_lightning.library import Library
 from pge_lightning.record import SCRATCH
 
-KEPT = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "comparisons.csv", "summary.md", "ranking.png"]
+TABLES = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "comparisons.csv", "estimators.csv", "summary.md"]
+KEPT = [*TABLES, "ranking.png", "estimators.png"]
 
 
 class Saboteur(L.Callback):
@@ -279,6 +280,9 @@ class TestEvaluate:
         assert all(Path(f"{folder}/library-evaluation/{name}").stat().st_size > 100 for name in KEPT)
         assert Path(f"{folder}/library-evaluation/ranking.png").read_bytes().startswith(b"\x89PNG")
         assert list(results["estimator"]) == ["gap", "literature", "source size", "own metric", "random"]
+        means = read(folder, "estimators")
+        assert list(means["kind"]) == ["opens no source"] * 2 + ["baseline"] * 3
+        assert means["weighted_tau"].to_numpy() == pytest.approx(results["weighted_tau"].to_numpy(), nan_ok=True)
         summary = Path(f"{folder}/library-evaluation/summary.md").read_text()
         assert "| gap |" in summary
         assert "weightedtau(score, truth)" in summary
