@@ -23,10 +23,23 @@ GRID = [(1, *weights) for weights in product((0, 0.5, 1), repeat=len(MEMBERS) - 
 
 
 def read(folder: Path) -> pd.DataFrame:
-    """Means over targets of the estimators that ranked all of them: columns weighted_tau and regret."""
-    results = pd.read_csv(folder / "results.csv", keep_default_na=False, na_values=[""])
-    ranked = results.dropna(subset="regret").groupby("estimator")
-    return ranked[["weighted_tau", "regret"]].mean()[ranked.size() == results["target"].nunique()]
+    """Means over targets of the estimators that ranked all of them, with the ends of their intervals."""
+    table = pd.read_csv(folder / "estimators.csv", keep_default_na=False, na_values=[""])
+    return table[table["targets"] == table["targets"].max()].set_index("estimator")
+
+
+def mean_over(families: list[pd.DataFrame]) -> pd.DataFrame:
+    """Means over families of the estimators that all have, best on top; their errors are independent of each other."""
+    common = sorted(set.intersection(*(set(family.index) for family in families)))
+    mean = families[0].loc[common, ["kind"]].copy()
+    for name in ("weighted_tau", "regret"):
+        value, low, high = (
+            np.stack([family.loc[common, f"{name}{end}"] for family in families]) for end in ("", "_low", "_high")
+        )
+        half = np.sqrt(((high - low) ** 2).mean(axis=0) / len(families)) / 2
+        middle = (low + high).mean(axis=0) / 2
+        mean[name], mean[f"{name}_low"], mean[f"{name}_high"] = value.mean(axis=0), middle - half, middle + half
+    return mean.sort_values("weighted_tau", ascending=False)
 
 
 def votes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -51,11 +64,9 @@ def measured(weights: tuple[float, ...], family: list[tuple[np.ndarray, np.ndarr
 
 def show_table(names: list[str], families: list[pd.DataFrame]) -> None:
     """Print every estimator's row, in Markdown."""
-    common = sorted(set.intersection(*(set(family.index) for family in families)))
-    families = [family.loc[common] for family in families]
-    mean = sum(families[1:], families[0]) / len(families)
+    mean = mean_over(families)
     print(f"| estimator | {' | '.join(names)} | mean |")
-    for name in mean.sort_values("weighted_tau", ascending=False).index:
+    for name in mean.index:
         row = [f"{table.at[name, 'weighted_tau']:+.2f} / {table.at[name, 'regret']:.1f}" for table in families]
         total = f"{mean.at[name, 'weighted_tau']:+.3f} / {mean.at[name, 'regret']:.2f}"
         print(f"| {' | '.join([name, *row, total])} |")
