@@ -3,12 +3,8 @@
 import itertools
 import json
 import math
-import multiprocessing
-import os
-import signal
 from pathlib import Path
 
-import lightning as L
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,9 +13,9 @@ from hydra.utils import instantiate
 from rich.progress import Progress
 from scipy import stats
 
-from evaluate_helpers import SETS, config, read
+from evaluate_helpers import SETS, config, read, run_until_killed, sabotage
 from pge_lightning.app import TaskError, run
-from pge_lightning.app.cells import Cell, CellLog
+from pge_lightning.app.cells import Cell
 from pge_lightning.app.evaluate import evaluate
 from pge_lightning.app.judge import judge, overall, seed_agreement, truth_table
 from pge_lightning.app.quality import agreement, assess, expected_at_random, spearman, weighted_tau
@@ -34,17 +30,6 @@ from pge_lightning.record import SCRATCH
 
 TABLES = ["cells.csv", "truth.csv", "rankings.csv", "results.csv", "comparisons.csv", "estimators.csv", "summary.md"]
 KEPT = [*TABLES, "ranking.png", "estimators.png"]
-
-
-class Saboteur(L.Callback):
-    """Kills this process while a file of that name is there and so many cells are written."""
-
-    def __init__(self, flag: str, cells: str, count: int) -> None:
-        self.flag, self.cells, self.count = Path(flag), Path(cells), count
-
-    def on_train_start(self, trainer, pl_module):
-        if self.flag.exists() and self.cells.exists() and len(self.cells.read_text().splitlines()) > self.count:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -159,38 +144,6 @@ class TestJudge:
     def test_seed_agreement_needs_two_seeds(self):
         assert seed_agreement(self.CELLS[:6]) == 1
         assert math.isnan(seed_agreement([cell for cell in self.CELLS if cell.seed == 0]))
-
-
-class TestCellLog:
-    def test_finds_what_was_finished_in_another_run(self, tmp_path):
-        done = Cell("t", "a", 0, "x", 0.5, 1.0)
-        log = CellLog(tmp_path / "cells.csv")
-        for cell in (done, Cell("t", "b", 0, "x", None, 1.0, "a, b"), Cell("", "a", 0, "y", None, 2.0)):
-            log.append(cell)
-        again = CellLog(tmp_path / "cells.csv")
-        assert again.find(Cell("t", "a", 0, "x")) == done
-        assert again.find(Cell("t", "a", 0, "other")) is None
-        assert again.find(Cell("t", "b", 0, "x")) is None
-        assert (again.trained("a"), again.trained("b")) == ("y", None)
-
-    @pytest.mark.parametrize("cut", [1, 5, 30])
-    def test_drops_a_torn_line(self, tmp_path, cut):
-        path = tmp_path / "cells.csv"
-        CellLog(path).append(Cell("t", "a", 0, "x", 0.5, 1.0))
-        whole = path.read_text()
-        CellLog(path).append(Cell("t", "b", 0, "x", 0.25, 1.0, "some long reason that is cut"))
-        path.write_text(path.read_text()[:-cut])
-        log = CellLog(path)
-        assert path.read_text() == whole
-        again = Cell("t", "b", 0, "x", 0.75)
-        log.append(again)
-        assert CellLog(path).find(again) == again
-
-    def test_drops_a_torn_heading(self, tmp_path):
-        (tmp_path / "cells.csv").write_text("target,sou")
-        log = CellLog(tmp_path / "cells.csv")
-        log.append(Cell("t", "a", 0, "x", 0.5))
-        assert CellLog(tmp_path / "cells.csv").find(Cell("t", "a", 0, "x")) is not None
 
 
 class TestStudy:
@@ -331,11 +284,11 @@ class TestEvaluate:
         assert len(pairs) == 6  # of the gap, two facts and chance
         assert pairs["weighted_tau_p"].dropna().between(0, 1).all()
 
-    def test_a_target_can_be_tuned_from_scratch_alone(self, finished):
+    def test_a_target_can_be_tuned_from_scratch_alone(self, finished, tmp_path):
         folder, _, estimators = finished
-        study = start_study(config(folder, estimators))
+        study = start_study(config(folder, estimators, f"evaluate.results={tmp_path}"))
         with Progress(disable=True) as progress:
-            worker = Worker(study, CellLog(Path(folder, "scratch.csv")), progress)
+            worker = Worker(study, progress)
             (cell,) = worker.fine_tune("upright", 7, [SCRATCH])
         assert (cell.target, cell.source, cell.seed, cell.reason) == ("upright", SCRATCH, 7, "")
         assert 0 <= cell.value <= 1
@@ -399,17 +352,11 @@ class TestEvaluate:
             evaluate(config(tmp_path, *options))
 
     def test_goes_on_after_a_kill(self, tmp_path):
-        flag, log = tmp_path / "flag", tmp_path / "library-evaluation" / "cells.csv"
-        sabotage = f"+callbacks.kill={{_target_: {__name__}.Saboteur, flag: {flag}, cells: {log}, count: 4}}"
-        options = [sabotage.replace(": ", ":"), "evaluate.seeds=[0]"]
-        flag.touch()
-        process = multiprocessing.get_context("spawn").Process(target=evaluate, args=(config(tmp_path, *options),))
-        process.start()
-        process.join()
-        assert process.exitcode == -signal.SIGKILL
+        log = tmp_path / "library-evaluation" / "cells.csv"
+        options = [sabotage(tmp_path / "flag", log, 4), "evaluate.seeds=[0]"]
+        run_until_killed(config(tmp_path, *options), tmp_path / "flag")
         before = log.read_text()
         assert len(before.splitlines()) == 5  # the heading, two sources, two fine-tunings
-        flag.unlink()
         evaluate(config(tmp_path, *options))
         assert log.read_text().startswith(before)
         assert len(log.read_text().splitlines()) == 6

@@ -25,7 +25,6 @@ from rich.table import Table
 from sklearn.linear_model import LogisticRegression
 
 from pge_lightning.app.build import build_data
-from pge_lightning.app.cells import CellLog
 from pge_lightning.app.study import Study
 from pge_lightning.app.tasks import seeded_model
 from pge_lightning.app.work import Worker
@@ -44,7 +43,8 @@ MEASURES = ("precision", "recall", "F1", "accuracy", "balanced accuracy")
 
 def read_values(results: str) -> pd.DataFrame:
     """What fine-tuning gave, ``[pairs of target and source, seeds]``; scratch is one of the sources."""
-    cells = pd.read_csv(Path(results) / "cells.csv", keep_default_na=False, na_values={"value": [""]})
+    logs = sorted(Path(results).glob("cells*.csv"))
+    cells = pd.concat([pd.read_csv(log, keep_default_na=False, na_values={"value": [""]}) for log in logs])
     tuned = cells[cells["target"] != ""].dropna(subset="value")
     return tuned.pivot_table(index=["target", "source"], columns="seed", values="value")
 
@@ -60,7 +60,7 @@ def over_scratch(values: pd.DataFrame) -> pd.DataFrame:
 def tune_scratch(study: Study, seeds: int) -> None:
     """Fine-tune from scratch with more seeds: one value of scratch is compared with all sources."""
     with Progress(console=Console(quiet=True)) as progress:
-        worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
+        worker = Worker(study, progress)
         for seed in range(seeds):
             for target in study.targets:
                 worker.fine_tune(target, seed, [SCRATCH])

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from pge_lightning.callbacks import FineTuningRecordCallback, PrincipalGradientCallback
+from pge_lightning.encoder import EncoderSpec
 from pge_lightning.estimators.estimator import Estimator
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
@@ -18,6 +19,7 @@ from pge_lightning.select import Selection, SourceSelector
 __all__ = [
     "build_collector",
     "build_data",
+    "build_encoder",
     "build_estimator",
     "build_library",
     "build_model",
@@ -70,6 +72,12 @@ def build_model(cfg: DictConfig, datamodule: L.LightningDataModule) -> L.Lightni
             )
     model: L.LightningModule = _make(arguments)
     return model
+
+
+def build_encoder(cfg: DictConfig) -> EncoderSpec:
+    """What names the encoder: the node ``encoder``, which may be a name, or say how to make a callable."""
+    encoder: EncoderSpec = instantiate(cfg.encoder) if OmegaConf.is_config(cfg.encoder) else cfg.encoder
+    return encoder
 
 
 def build_trainer(cfg: DictConfig, callbacks: Sequence[Callback] = ()) -> L.Trainer:

@@ -1,9 +1,11 @@
 """The log of an evaluation: one line per finished piece of work, so that a run that was cut off goes on."""
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import TextIO
 
 from pge_lightning.record import Record
 from pge_lightning.records import Records
@@ -23,6 +25,7 @@ class Cell:
         value: The metric, higher is better; ``None`` where the work failed, or nothing was logged.
         seconds: Wall-clock time.
         reason: Why it failed; empty where it did not.
+        finished: When, UTC, ISO 8601; empty in logs that do not tell.
     """
 
     target: str
@@ -32,18 +35,31 @@ class Cell:
     value: float | None = None
     seconds: float = 0.0
     reason: str = ""
+    finished: str = ""
+
+
+COLUMNS = [field.name for field in fields(Cell)]
 
 
 class CellLog:
-    """Cells in a CSV file that only grows. Failed ones are not found, so that the next run tries them again.
+    """Cells in CSV files that only grow. Failed ones are not found, so that the next run tries them again.
+
+    Every run reads all files, and writes to its own alone: ``cells.csv``, or ``cells-0.csv`` and so on of shards that
+    run at the same time.
 
     Args:
-        path: The file; made with the first cell.
+        folder: Where they lie.
+        shard: Number of the shard; ``None`` where there is one run for all.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._done = {_key(cell): cell for cell in self._read() if not cell.reason}
+    def __init__(self, folder: Path, shard: int | None = None) -> None:
+        self.path = folder / ("cells.csv" if shard is None else f"cells-{shard}.csv")
+        self._done: dict[tuple[str, str, int, str], Cell] = {}
+        self._trained: dict[str, str] = {}
+        self._mend()
+        cells = [cell for path in sorted(folder.glob("cells*.csv")) for cell in _read(path)]
+        for cell in sorted(cells, key=lambda cell: cell.finished):
+            self._keep(cell)
 
     def find(self, cell: Cell) -> Cell | None:
         """Look for a piece of work that was finished.
@@ -65,8 +81,7 @@ class CellLog:
         Returns:
             Their hash, or ``None`` if this log does not know.
         """
-        trainings = [cell for cell in self._done.values() if not cell.target and cell.source == source]
-        return trainings[-1].settings if trainings else None
+        return self._trained.get(source)
 
     def append(self, cell: Cell) -> None:
         """Write a cell down at once.
@@ -74,26 +89,28 @@ class CellLog:
         Args:
             cell: What was done.
         """
-        if not cell.reason:
-            self._done.pop(_key(cell), None)
-            self._done[_key(cell)] = cell
+        self._keep(cell)
         new = not self.path.exists()
         with self.path.open("a", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [field.name for field in fields(Cell)], lineterminator="\n")
-            if new:
-                writer.writeheader()
-            writer.writerow(asdict(cell))
+            _write(file, [cell], heading=new)
 
-    def _read(self) -> list[Cell]:
+    def _keep(self, cell: Cell) -> None:
+        if cell.reason:
+            return
+        self._done[_key(cell)] = cell
+        if not cell.target:
+            self._trained[cell.source] = cell.settings
+
+    def _mend(self) -> None:
+        """Write the own file anew where a killed run has left a torn line, or an older version other columns."""
         if not self.path.exists():
-            return []
-        text = self.path.read_text(encoding="utf-8")
-        whole = text[: text.rfind("\n") + 1]
-        if not whole:
-            self.path.unlink()
-        elif whole != text:  # a run was killed while it wrote a line, and others would follow the torn one
-            self.path.write_text(whole, encoding="utf-8")
-        return [_cell(row) for row in csv.DictReader(whole.splitlines())]
+            return
+        text = io.StringIO(newline="")
+        _write(text, _read(self.path), heading=True)
+        if text.getvalue().encode() != self.path.read_bytes():
+            mended = self.path.with_suffix(".tmp")
+            mended.write_bytes(text.getvalue().encode())
+            mended.replace(self.path)
 
 
 def records_of(cells: Sequence[Cell], metric: str) -> Records:
@@ -114,8 +131,20 @@ def _key(cell: Cell) -> tuple[str, str, int, str]:
     return cell.target, cell.source, cell.seed, cell.settings
 
 
+def _read(path: Path) -> list[Cell]:
+    """The whole lines of a file; the last one may be torn, or still being written."""
+    text = path.read_text(encoding="utf-8")
+    return [_cell(row) for row in csv.DictReader(text[: text.rfind("\n") + 1].splitlines())]
+
+
+def _write(file: TextIO, cells: Sequence[Cell], heading: bool) -> None:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    if heading:
+        writer.writeheader()
+    writer.writerows(map(asdict, cells))
+
+
 def _cell(row: dict[str, str]) -> Cell:
     value = float(row["value"]) if row["value"] else None
-    return Cell(
-        row["target"], row["source"], int(row["seed"]), row["settings"], value, float(row["seconds"]), row["reason"]
-    )
+    known = row["target"], row["source"], int(row["seed"]), row["settings"], value, float(row["seconds"])
+    return Cell(*known, row["reason"], row.get("finished") or "")

@@ -3,15 +3,16 @@
 import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from itertools import product
 
 import pandas as pd
 import torch
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pge_lightning.app.cells import Cell, CellLog, records_of
+from pge_lightning.app.cells import Cell, records_of
 from pge_lightning.app.report import report
-from pge_lightning.app.study import Study, start_study
+from pge_lightning.app.study import TRAINED, Study, start_study
 from pge_lightning.app.work import Worker
 from pge_lightning.records import Records
 
@@ -31,7 +32,8 @@ def evaluate(cfg: DictConfig) -> float | None:
         cfg: The whole configuration; see the node ``evaluate``.
 
     Returns:
-        Mean weighted tau of the first estimator over targets, in [-1, 1]; ``None`` where it is not defined.
+        Mean weighted tau of the first estimator over targets, in [-1, 1]; ``None`` where it is not defined. Where
+        encoders are trained and frozen, of those that are named first.
 
     Raises:
         PGEError: If a source was trained here with other settings (before any work starts), or nothing succeeded.
@@ -39,19 +41,27 @@ def evaluate(cfg: DictConfig) -> float | None:
     """
     study = start_study(cfg)
     with _threads(cfg.evaluate.threads), _muted(), _progress() as progress:
-        worker = Worker(study, CellLog(study.results / "cells.csv"), progress)
+        worker = Worker(study, progress)
         worker.check_sources()
         for source in study.made:
             worker.train(source)
-        tuned = [cell for target in study.targets for seed in study.seeds for cell in worker.fine_tune(target, seed)]
-        records = _history(study, tuned)
-        ranked = [worker.rank(target, each, records) for target in study.targets for each in study.estimators]
-    return report(study, tuned, pd.concat(ranked, ignore_index=True))
+        tuned = {encoder: _fine_tune(worker, encoder) for encoder in study.encoders}
+        history = {encoder: _history(study, encoder, cells) for encoder, cells in tuned.items()}
+        ranked: dict[str, list[pd.DataFrame]] = {encoder: [] for encoder in study.encoders}
+        for target, each, encoder in product(study.targets, study.estimators, study.encoders):
+            ranked[encoder].append(worker.rank(target, each, history[encoder]))
+    values = [report(study, encoder, cells, pd.concat(ranked[encoder])) for encoder, cells in tuned.items()]
+    return values[0]
 
 
-def _history(study: Study, tuned: Sequence[Cell]) -> Records:
+def _fine_tune(worker: Worker, encoder: str) -> list[Cell]:
+    pairs = product(worker.study.targets, worker.study.seeds)
+    return [cell for target, seed in pairs for cell in worker.fine_tune(target, seed, encoder=encoder)]
+
+
+def _history(study: Study, encoder: str, tuned: Sequence[Cell]) -> Records:
     """What estimators may learn from: these fine-tunings, and what is on record of sources that were there before."""
-    past = () if study.made else study.library.records()
+    past = study.library.records() if encoder == TRAINED and not study.made else ()
     return Records([*past, *records_of(tuned, study.cfg.evaluate.metric)])
 
 

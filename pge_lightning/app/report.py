@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -22,7 +23,7 @@ from pge_lightning.app.judge import (
 )
 from pge_lightning.app.plot import BASELINE, kind_of, plot_estimators, plot_target, plot_targets
 from pge_lightning.app.quality import CONVENTION
-from pge_lightning.app.study import Study
+from pge_lightning.app.study import FROZEN, TRAINED, Study
 
 __all__ = ["report"]
 
@@ -37,11 +38,13 @@ COLUMNS = (
     ("gain", "gain over\nscratch", "{:+.1f}"),
     ("targets", "targets", "{}"),
 )
+# What is said of fine-tunings.
+ALONE = {TRAINED: "", FROZEN: " of the head alone"}
 # Narrow, so that all measures fit on 80 columns.
 _LOOK: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0)}
 
 
-def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float | None:
+def report(study: Study, encoder: str, cells: Sequence[Cell], rankings: pd.DataFrame) -> float | None:
     """Compare rankings with what fine-tuning gave; print, and write everything into the folder of the results.
 
     ``truth.csv`` has what fine-tuning gave, ``rankings.csv`` what the estimators said, ``results.csv`` one row per
@@ -50,12 +53,14 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
 
     Args:
         study: The evaluation.
+        encoder: Whether the encoder was trained or frozen.
         cells: All fine-tunings.
         rankings: All rankings, one below the other.
 
     Returns:
         Mean weighted tau of the first estimator; ``None`` where it is not defined.
     """
+    folder, alone = study.folder(encoder), ALONE[encoder]
     truth = truth_table(cells)
     everyone = pd.concat([rankings, baselines(study.library, truth)], ignore_index=True)
     results = judge(truth, everyone)
@@ -65,25 +70,25 @@ def report(study: Study, cells: Sequence[Cell], rankings: pd.DataFrame) -> float
     tables = {"truth": truth, "rankings": rankings, "results": results, "estimators": means}
     tables["comparisons"] = compare_pairwise(results)
     for name, frame in tables.items():
-        frame.to_csv(study.results / f"{name}.csv", index=False)
-    notes = _notes(study, cells, results)
-    _write_summary(study, means, notes)
-    _draw(study, truth, rankings)
-    plot_estimators(study.results / "estimators.png", means)
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    notes = _notes(study, alone, cells, results)
+    _write_summary(folder / "summary.md", means, notes)
+    _draw(folder / "ranking.png", study, truth, rankings)
+    plot_estimators(folder / "estimators.png", means)
     console = Console()
     for target in study.targets:
-        console.print(_target_table(study, target, truth, rankings))
+        console.print(_target_table(study, alone, target, truth, rankings))
     console.print(_overall_table(means))
-    console.print(*notes, f"Tables and pictures are in '{study.results}'.", sep="\n", highlight=False)
+    console.print(*notes, f"Tables and pictures are in '{folder}'.", sep="\n", highlight=False)
     tau = float(means.loc[means["estimator"] == study.estimators[0].name, "weighted_tau"].iloc[0])
     return None if math.isnan(tau) else tau
 
 
-def _notes(study: Study, cells: Sequence[Cell], results: pd.DataFrame) -> list[str]:
+def _notes(study: Study, alone: str, cells: Sequence[Cell], results: pd.DataFrame) -> list[str]:
     failed = sum(bool(cell.reason) for cell in cells)
     notes = [
         f"{len(study.sources)} sources, {len(study.targets)} target{'s' * (len(study.targets) > 1)}, "
-        f"{len(cells)} fine-tunings over {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
+        f"{len(cells)} fine-tunings{alone} over {len(study.seeds)} seed{'s' * (len(study.seeds) > 1)}"
         + (f", of which {failed} failed." if failed else "."),
         CONVENTION,
     ]
@@ -99,16 +104,16 @@ def _notes(study: Study, cells: Sequence[Cell], results: pd.DataFrame) -> list[s
     return notes
 
 
-def _draw(study: Study, truth: pd.DataFrame, rankings: pd.DataFrame) -> None:
+def _draw(path: Path, study: Study, truth: pd.DataFrame, rankings: pd.DataFrame) -> None:
     name = study.estimators[0].name
     draw = plot_targets if len(study.targets) > 1 else plot_target
-    draw(study.results / "ranking.png", truth, rankings[rankings["estimator"] == name], name)
+    draw(path, truth, rankings[rankings["estimator"] == name], name)
 
 
-def _target_table(study: Study, target: str, truth: pd.DataFrame, rankings: pd.DataFrame) -> Table:
+def _target_table(study: Study, alone: str, target: str, truth: pd.DataFrame, rankings: pd.DataFrame) -> Table:
     """What fine-tuning gave from each source, the best first, beside each estimator's estimate and rank."""
     names = [estimator.name for estimator in study.estimators]
-    table = Table(title=f"Target '{target}': estimate (rank), and what fine-tuning gave", **_LOOK)
+    table = Table(title=f"Target '{target}': estimate (rank), and what fine-tuning{alone} gave", **_LOOK)
     for heading in ("source", *names, study.cfg.evaluate.metric, ""):
         table.add_column(heading, no_wrap=heading not in names)
     ranked, gave = rankings[rankings["target"] == target], truth[truth["target"] == target]
@@ -148,7 +153,7 @@ def _overall_table(means: pd.DataFrame) -> Table:
     return table
 
 
-def _write_summary(study: Study, means: pd.DataFrame, notes: Sequence[str]) -> None:
+def _write_summary(path: Path, means: pd.DataFrame, notes: Sequence[str]) -> None:
     headings = [heading.replace("\n", " ") for _, heading, _ in COLUMNS]
     rows = _cells(means)
     for measure, form in (("regret", "{:.1f} to {:.1f}"), ("weighted_tau", "{:+.2f} to {:+.2f}")):
@@ -160,4 +165,4 @@ def _write_summary(study: Study, means: pd.DataFrame, notes: Sequence[str]) -> N
     lines = [f"| {' | '.join(row)} |" for row in (headings, ["---", *["---:"] * (len(headings) - 1)], *rows)]
     said = "Intervals: targets, and the seeds of each, drawn again with replacement."
     text = "\n".join([*lines, "", *notes, said, ""])
-    (study.results / "summary.md").write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")

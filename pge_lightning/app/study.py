@@ -16,11 +16,13 @@ from pge_lightning.estimators.estimator import Estimator, probes_of
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
 
-__all__ = ["Contestant", "Study", "settings_of", "start_study"]
+__all__ = ["FROZEN", "TRAINED", "Contestant", "Study", "settings_of", "start_study"]
 
 # What may differ between two runs that give the same result.
 INCIDENTAL = {"root", "default_root_dir", "num_workers"}
 CONTESTANT_KEYS = {"probe", "selector", "data"}
+# What fine-tuning may do with the encoder.
+TRAINED, FROZEN = "trained", "frozen"
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Study:
         sources: Names of the sources; those without data of their own lie in the library as they are.
         targets: Names of the targets.
         seeds: Seeds of fine-tuning.
+        encoders: Whether the encoder is trained or frozen while fine-tuning: one evaluation each.
         estimators: The ways to rank.
         library: Where the sources are.
         results: Folder of tables and picture.
@@ -56,6 +59,7 @@ class Study:
     sources: tuple[str, ...]
     targets: tuple[str, ...]
     seeds: tuple[int, ...]
+    encoders: tuple[str, ...]
     estimators: tuple[Contestant, ...]
     library: Library
     results: Path
@@ -78,6 +82,10 @@ class Study:
     def made(self) -> tuple[str, ...]:
         """The sources that are trained here."""
         return tuple(name for name in self.sources if name in self.cfg.evaluate.sources)
+
+    def folder(self, encoder: str) -> Path:
+        """Where cells, tables and picture of one evaluation lie."""
+        return self.results if encoder == TRAINED else self.results / encoder
 
     def source_job(self, name: str) -> DictConfig:
         """The configuration that trains a source."""
@@ -108,7 +116,7 @@ class Study:
 
 
 def start_study(cfg: DictConfig) -> Study:
-    """Read and check the node ``evaluate``, and make the folder of the results.
+    """Read and check the node ``evaluate``, and make the folders of the results.
 
     Args:
         cfg: The whole configuration.
@@ -124,13 +132,19 @@ def start_study(cfg: DictConfig) -> Study:
     seeds = tuple(node.seeds)
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"Expected `evaluate.seeds` to be different seeds, but got {list(seeds)}.")
+    encoders = tuple(node.encoders)
+    if not encoders or len(set(encoders)) < len(encoders) or not {TRAINED, FROZEN}.issuperset(encoders):
+        raise ValueError(
+            f"Expected `evaluate.encoders` to name '{TRAINED}', '{FROZEN}' or both, but got {node.encoders}."
+        )
     entries = node.estimators or {build_estimator(cfg.selector).name: {}}
     estimators = tuple(_contestant(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
         raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")
-    results = Path(node.results)
-    results.mkdir(parents=True, exist_ok=True)
-    return Study(cfg, sources, targets, seeds, estimators, library, results)
+    study = Study(cfg, sources, targets, seeds, encoders, estimators, library, Path(node.results))
+    for encoder in (TRAINED, *encoders):
+        study.folder(encoder).mkdir(parents=True, exist_ok=True)
+    return study
 
 
 def settings_of(job: DictConfig, *more: object) -> str:

@@ -5,15 +5,17 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import lightning as L
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
-from pge_lightning.app.build import build_data, build_selector
+from pge_lightning.app.build import build_data, build_encoder, build_selector
 from pge_lightning.app.cells import Cell, CellLog
-from pge_lightning.app.study import Contestant, Study, settings_of
+from pge_lightning.app.frozen import FrozenEncoder
+from pge_lightning.app.study import FROZEN, TRAINED, Contestant, Study, settings_of
 from pge_lightning.app.tasks import SCRATCH, collect, fit_and_test, seeded_model
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.target import Target
@@ -25,18 +27,22 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Does what a study asks for, unless the log says that it was done.
+    """Does what a study asks for, unless its logs say that it was done.
 
     Args:
         study: The evaluation.
-        log: What was done before, and where to write down what is done now.
         progress: Shows what is going on.
+
+    Attributes:
+        logs: What was done before with an encoder that is trained or frozen, and where to write down what is done now.
     """
 
-    def __init__(self, study: Study, log: CellLog, progress: Progress) -> None:
-        self.study, self.log, self.progress = study, log, progress
+    def __init__(self, study: Study, progress: Progress) -> None:
+        self.study, self.progress = study, progress
+        self.logs = {encoder: CellLog(study.folder(encoder)) for encoder in (TRAINED, *study.encoders)}
         fits = sum(len(study.candidates(target)) for target in study.targets) * len(study.seeds)
-        self._left = len(study.made) + fits + len(study.targets) * len(study.estimators)
+        ranks = len(study.targets) * len(study.estimators)
+        self._left = len(study.made) + len(study.encoders) * (fits + ranks)
         self._bar = progress.add_task("", total=self._left)
         self._data: tuple[object, L.LightningDataModule] | None = None
         self._target: tuple[object, Target] | None = None
@@ -69,29 +75,33 @@ class Worker:
             return self._skip(cell)
         job = self.study.source_job(name)
         job.library.overwrite = True  # what may not be replaced was refused before
-        cell = self._do(f"training source '{name}'", cell, lambda: collect(job, self.study.probes))
+        log = self.logs[TRAINED]
+        cell = self._do(f"training source '{name}'", cell, log, lambda: collect(job, self.study.probes))
         if not cell.reason:
             own = "" if cell.value is None else f", {job.optimized_metric} {cell.value:.3f}"
             self.progress.console.print(f"Trained source '{name}' in {cell.seconds:.0f} s{own}.", highlight=False)
         return cell
 
-    def fine_tune(self, target: str, seed: int, sources: Sequence[str] | None = None) -> list[Cell]:
+    def fine_tune(
+        self, target: str, seed: int, sources: Sequence[str] | None = None, encoder: str = TRAINED
+    ) -> list[Cell]:
         """Fine-tune on a target, but for what the log knows.
 
         Args:
             target: Its name.
             seed: Seed of the head's start and of the order of the batches, the same for all of them.
             sources: What to start from; by default every source, and scratch.
+            encoder: Whether the encoder is trained, too, or frozen.
 
         Returns:
             What came of it, one cell for each.
         """
         left = self._left
         chosen = self.study.candidates(target) if sources is None else sources
-        cells = [self._fine_tune(target, seed, source) for source in chosen]
+        cells = [self._fine_tune(target, seed, source, encoder) for source in chosen]
         earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
         seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
-        text = f"Fine-tuned '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
+        text = f"Fine-tuned{_head(encoder)} '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
         self.progress.console.print(text, highlight=False)
         return cells
 
@@ -109,12 +119,9 @@ class Worker:
         """
         self.progress.update(self._bar, description=f"ranking for '{target}' by {contestant.name}")
         try:
-            job = self.study.ranking_job(target, contestant)
-            if self._target is None or self._target[0] != (target, contestant.data):
-                datamodule = build_data(job.data)
-                selector = build_selector(job, records=records.without_target(target))
-                self._target = (target, contestant.data), selector.target(seeded_model(job, datamodule), datamodule)
-            ranking = rank_sources(self._target[1], contestant.estimator)
+            ready = self._ready(target, contestant)
+            ready.records = records.without_target(target)
+            ranking = rank_sources(ready, contestant.estimator)
             frame = ranking.to_pandas().rename(columns={ranking.estimator: "estimate"})
             details = ranking.details.get(ranking.estimator, {})
             frame = frame.assign(score=frame["source"].map(ranking.scores()), budget=details.get("budget"))
@@ -130,21 +137,33 @@ class Worker:
         self.progress.advance(self._bar)
         return frame.assign(target=target, estimator=contestant.name)
 
-    def _fine_tune(self, target: str, seed: int, source: str) -> Cell:
+    def _ready(self, target: str, contestant: Contestant) -> Target:
+        """A target as a contestant sees it, opened once for all that follow and see it alike."""
+        key = target, contestant.data
+        if self._target is None or self._target[0] != key:
+            job = self.study.ranking_job(target, contestant)
+            datamodule = build_data(job.data)
+            self._target = key, build_selector(job).target(seeded_model(job, datamodule), datamodule)
+        return self._target[1]
+
+    def _fine_tune(self, target: str, seed: int, source: str, encoder: str) -> Cell:
         job, digest = self.study.target_job(target, seed), ""
         with suppress(PGEError):  # a source that is not there fails when it is loaded
             digest = "" if source == SCRATCH else self.study.library.open(source).weights_file.sha256
-        cell = Cell(target, source, seed, settings_of(job, digest))
-        if known := self.log.find(cell):
+        more = () if encoder == TRAINED else (encoder,)
+        cell, log = Cell(target, source, seed, settings_of(job, digest, *more)), self.logs[encoder]
+        if known := log.find(cell):
             return self._skip(known)
-        return self._do(f"fine-tuning '{target}' from '{source}'", cell, lambda: self._fit(job, source))
+        text = f"fine-tuning{_head(encoder)} '{target}' from '{source}'"
+        return self._do(text, cell, log, lambda: self._fit(job, source, encoder))
 
-    def _fit(self, job: DictConfig, source: str) -> float:
+    def _fit(self, job: DictConfig, source: str, encoder: str) -> float:
         datamodule = self._open_data(job.data)
         model = seeded_model(job, datamodule)
         if source != SCRATCH:
             load_encoder(model, self.study.library.open(source).load_weights())
-        return fit_and_test(job, model, datamodule)[job.optimized_metric]
+        callbacks = [FrozenEncoder(build_encoder(job))] if encoder == FROZEN else []
+        return fit_and_test(job, model, datamodule, callbacks)[job.optimized_metric]
 
     def _open_data(self, cfg: DictConfig) -> L.LightningDataModule:
         """The data of a target, read once for all that starts from them in turn."""
@@ -153,7 +172,7 @@ class Worker:
             self._data = plain, build_data(cfg)
         return self._data[1]
 
-    def _do(self, text: str, cell: Cell, action: Callable[[], float | None]) -> Cell:
+    def _do(self, text: str, cell: Cell, log: CellLog, action: Callable[[], float | None]) -> Cell:
         self.progress.update(self._bar, description=text)
         begin = time.perf_counter()
         try:
@@ -163,8 +182,9 @@ class Worker:
         except Exception as error:  # one piece of work that fails must not end the run
             value, reason = None, _reason(error)
             self.progress.console.print(f"Failed {text}: {reason}", highlight=False, markup=False)
-        done = replace(cell, value=value, seconds=round(time.perf_counter() - begin, 2), reason=reason)
-        self.log.append(done)
+        seconds, now = round(time.perf_counter() - begin, 2), datetime.now(timezone.utc)
+        done = replace(cell, value=value, seconds=seconds, reason=reason, finished=now.isoformat())
+        log.append(done)
         self.progress.advance(self._bar)
         return done
 
@@ -178,10 +198,14 @@ class Worker:
         return name in self.study.library.names()
 
     def _is_current(self, name: str) -> bool:
-        return self.log.trained(name) in {None, self._source_settings(name)}
+        return self.logs[TRAINED].trained(name) in {None, self._source_settings(name)}
 
     def _source_settings(self, name: str) -> str:
         return settings_of(self.study.source_job(name), [[probe.recipe, probe.budgets] for probe in self.study.probes])
+
+
+def _head(encoder: str) -> str:
+    return "" if encoder == TRAINED else " the head for"
 
 
 def _reason(error: Exception) -> str:
