@@ -15,11 +15,16 @@ SMALL = {"size": 16, "labels": 100, "batch_size": 20}
 SETS = {"upright": {}, "turned": {"transform": "rotate90"}, "negative": {"transform": "invert"}}
 
 
-def config(folder, *overrides, sources=("turned", "negative"), targets=("upright",)):
-    """Tiny trainings of digits; a probe of two restarts with two steps."""
+def config(folder, *overrides, **names):
+    """A composed configuration of a small evaluation."""
+    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
+        return compose("pge", overrides=[*small(folder, **names), f"output_dir={folder}/out", *overrides])
+
+
+def small(folder, sources=("turned", "negative"), targets=("upright",)):
+    """Overrides for tiny trainings of digits, and a probe of two restarts with two steps."""
     options = [
         f"library.root={folder}/library",
-        f"output_dir={folder}/out",
         "task=evaluate",
         "trainer=cpu",
         "selector=gap",
@@ -32,9 +37,7 @@ def config(folder, *overrides, sources=("turned", "negative"), targets=("upright
     options += ["evaluate.seeds=[0,1]", "probe=fast", "probe.steps=2", "probe.batch_size=20", "probe.budgets=[40]"]
     options += ["trainer.max_epochs=1", "+trainer.limit_test_batches=5", "trainer.limit_val_batches=1"]
     options += ["+evaluate.train.model.lr=0.005", "+evaluate.finetune.model.lr=0.005"]
-    options += ["+evaluate.finetune.trainer={limit_val_batches:0,max_epochs:3}"]
-    with initialize_config_module("pge_lightning.conf", version_base="1.3"):
-        return compose("pge", overrides=[*options, *overrides])
+    return [*options, "+evaluate.finetune.trainer={limit_val_batches:0,max_epochs:3}"]
 
 
 def read(folder, name):

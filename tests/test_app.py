@@ -17,8 +17,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from pge_lightning.app import TaskError, main, run
-from pge_lightning.app.build import build_data, build_model, build_trainer
+from pge_lightning.app.build import build_data, build_encoder, build_model, build_trainer
 from pge_lightning.data import SklearnDigits
+from pge_lightning.encoder import default_encoder
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
 
@@ -518,6 +519,13 @@ def test_a_model_takes_its_classes_from_the_data():
     assert build_model(OmegaConf.create({**model, "num_classes": 5}), Countless()).head.out_features == 5
     with pytest.raises(ValueError, match=r"Set `model\.num_classes`"):
         build_model(OmegaConf.create({**model, "num_classes": None}), Countless())
+
+
+def test_the_encoder_is_named_or_made():
+    assert build_encoder(OmegaConf.create({"encoder": None})) is None
+    assert build_encoder(OmegaConf.create({"encoder": "*.backbone.*"})) == "*.backbone.*"
+    method = {"_target_": "hydra.utils.get_method", "path": "pge_lightning.encoder.default_encoder"}
+    assert build_encoder(OmegaConf.create({"encoder": method})) is default_encoder
 
 
 def test_data_without_a_target_is_refused():

@@ -53,6 +53,8 @@ class Study:
         estimators: The ways to rank.
         library: Where the sources are.
         results: Folder of tables and picture.
+        shard: Number of this run, where several share the work; from 0.
+        shards: How many they are.
     """
 
     cfg: DictConfig
@@ -63,6 +65,8 @@ class Study:
     estimators: tuple[Contestant, ...]
     library: Library
     results: Path
+    shard: int = 0
+    shards: int = 1
 
     @property
     def probes(self) -> list[Probe]:
@@ -78,10 +82,19 @@ class Study:
         """What fine-tuning on a target may start from: all sources but its own, and scratch."""
         return [*(name for name in self.sources if name != target), SCRATCH]
 
+    def starts(self, target: str) -> list[str]:
+        """Those of the candidates that this run fine-tunes from: sources of its shard, and scratch in the first one."""
+        return [name for name in self.candidates(target) if name in self.own or (name == SCRATCH and self.shard == 0)]
+
+    @property
+    def own(self) -> tuple[str, ...]:
+        """The sources of this run's shard."""
+        return self.sources[self.shard :: self.shards]
+
     @property
     def made(self) -> tuple[str, ...]:
-        """The sources that are trained here."""
-        return tuple(name for name in self.sources if name in self.cfg.evaluate.sources)
+        """The sources that this run trains."""
+        return tuple(name for name in self.own if name in self.cfg.evaluate.sources)
 
     def folder(self, encoder: str) -> Path:
         """Where cells, tables and picture of one evaluation lie."""
@@ -137,11 +150,13 @@ def start_study(cfg: DictConfig) -> Study:
         raise ValueError(
             f"Expected `evaluate.encoders` to name '{TRAINED}', '{FROZEN}' or both, but got {node.encoders}."
         )
+    _check_shard(node.shard, node.shards, len(sources))
     entries = node.estimators or {build_estimator(cfg.selector).name: {}}
     estimators = tuple(_contestant(cfg, str(name), entry or {}) for name, entry in entries.items())
     if "://" in str(node.results):
         raise ValueError(f"Expected `evaluate.results` to be a local folder, but got {node.results}. Set one.")
-    study = Study(cfg, sources, targets, seeds, encoders, estimators, library, Path(node.results))
+    folder = Path(node.results)
+    study = Study(cfg, sources, targets, seeds, encoders, estimators, library, folder, node.shard, node.shards)
     for encoder in (TRAINED, *encoders):
         study.folder(encoder).mkdir(parents=True, exist_ok=True)
     return study
@@ -199,6 +214,18 @@ def _names(cfg: DictConfig, library: Library) -> tuple[tuple[str, ...], tuple[st
         if name in (AUTO, SCRATCH):
             raise ValueError(f"Expected source names other than '{AUTO}' and '{SCRATCH}', but got '{name}'.")
     return tuple(sources), tuple(targets)
+
+
+def _check_shard(shard: object, shards: object, sources: int) -> None:
+    if not isinstance(shards, int) or not 1 <= shards <= sources:
+        raise ValueError(
+            f"Expected `evaluate.shards` to be a whole number from 1 to the {sources} sources, but got {shards}."
+        )
+    if not isinstance(shard, int) or not 0 <= shard < shards:
+        raise ValueError(
+            f"Expected `evaluate.shard` to be a whole number from 0 to {shards - 1}, because there are {shards} "
+            f"shards, but got {shard}. Pass `-m evaluate.shard={','.join(map(str, range(shards)))}` to run all."
+        )
 
 
 def _contestant(cfg: DictConfig, name: str, entry: Mapping[str, Any]) -> Contestant:

@@ -39,9 +39,10 @@ class Worker:
 
     def __init__(self, study: Study, progress: Progress) -> None:
         self.study, self.progress = study, progress
-        self.logs = {encoder: CellLog(study.folder(encoder)) for encoder in (TRAINED, *study.encoders)}
-        fits = sum(len(study.candidates(target)) for target in study.targets) * len(study.seeds)
-        ranks = len(study.targets) * len(study.estimators)
+        shard = None if study.shards == 1 else study.shard
+        self.logs = {encoder: CellLog(study.folder(encoder), shard) for encoder in (TRAINED, *study.encoders)}
+        fits = sum(len(study.starts(target)) for target in study.targets) * len(study.seeds)
+        ranks = len(study.targets) * len(study.estimators) if study.shards == 1 else 0
         self._left = len(study.made) + len(study.encoders) * (fits + ranks)
         self._bar = progress.add_task("", total=self._left)
         self._data: tuple[object, L.LightningDataModule] | None = None
@@ -90,19 +91,20 @@ class Worker:
         Args:
             target: Its name.
             seed: Seed of the head's start and of the order of the batches, the same for all of them.
-            sources: What to start from; by default every source, and scratch.
+            sources: What to start from; by default all that is this run's: every source, and scratch.
             encoder: Whether the encoder is trained, too, or frozen.
 
         Returns:
             What came of it, one cell for each.
         """
         left = self._left
-        chosen = self.study.candidates(target) if sources is None else sources
+        chosen = self.study.starts(target) if sources is None else sources
         cells = [self._fine_tune(target, seed, source, encoder) for source in chosen]
         earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
         seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
         text = f"Fine-tuned{_head(encoder)} '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
-        self.progress.console.print(text, highlight=False)
+        if cells:  # a shard may have nothing for this target
+            self.progress.console.print(text, highlight=False)
         return cells
 
     def rank(self, target: str, contestant: Contestant, records: Records) -> pd.DataFrame:
