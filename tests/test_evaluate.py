@@ -129,6 +129,30 @@ class TestJudge:
         assert (row.choice, row.sources, row["rank"]) == ("b", 2, 2)
         assert row.spearman == pytest.approx(stats.spearmanr([-4, -1, -3], [0.9, 0.8, 0.5]).statistic)
 
+    def test_precision_of_advice_not_to_transfer(self):
+        values = {"worse": (0.9, 0.8), "equal": (0.7, 0.7), "better": (0.6, 0.8), "without": (0.5, None)}
+        cells = [Cell(target, "scratch", 0, "", scratch) for target, (scratch, _) in values.items() if scratch]
+        for target, (_, best) in values.items():
+            cells += [Cell(target, "a", 0, "", best), Cell(target, "b", 0, "", 0.1)]
+        advice = {"always": dict.fromkeys(values, "scratch"), "never": dict.fromkeys(values, "transfer"), "none": {}}
+        rows = [
+            (target, name, source, score, said.get(target))
+            for target in values
+            for name, said in advice.items()
+            for source, score in (("a", 2.0), ("b", 1.0))
+        ]
+        estimates = pd.DataFrame(rows, columns=["target", "estimator", "source", "score", "advice"])
+        results = judge(truth_table(cells), estimates)
+        assert set(results.loc[results["estimator"] == "always", "advice"]) == {"scratch"}
+        assert set(results.loc[results["estimator"].isin(["none", "random"]), "advice"]) == {""}
+        means = overall(results).set_index("estimator")
+        # On one of the four targets the choice gave no result.
+        assert means.loc["always", "no_transfer_advised"] == 3
+        assert means.loc["always", "no_transfer_precision"] == pytest.approx(2 / 3)
+        for name in ("never", "none", "random"):
+            assert means.loc[name, "no_transfer_advised"] == 0
+            assert math.isnan(means.loc[name, "no_transfer_precision"])
+
     def test_says_why_there_is_no_measure(self):
         failing = self.estimates({"a": math.nan, "b": math.nan}).assign(reason="no signature")
         results = judge(truth_table(self.CELLS), failing)

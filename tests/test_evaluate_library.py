@@ -72,6 +72,23 @@ def test_what_the_library_remembers_of_other_targets_is_known_to_estimators(fold
     assert read(folder, "rankings")["source"].tolist() == ["turned", "negative", "upright"]
 
 
+def test_advice_is_written_down_and_judged(folder, capsys):
+    library = Library(folder / "library")
+    for target in ("here", "there", "elsewhere"):
+        library.add_record(Record("scratch", target, "accuracy", 0.9))
+        for source in SETS:
+            library.add_record(Record(source, target, "accuracy", 0.8))
+    evaluate(own(folder))
+    assert set(read(folder, "rankings")["advice"]) == {"scratch"}
+    results, means = (read(folder, name).set_index("estimator") for name in ("results", "estimators"))
+    assert results["advice"].dropna().to_dict() == {"gap": "scratch"}
+    assert means["no_transfer_advised"].to_dict() == {"gap": 1, "source size": 0, "own metric": 0, "random": 0}
+    assert means.loc["gap", "no_transfer_precision"] == (results.loc["gap", "gain"] <= 0)
+    assert "scratch advised | of these right" in Path(f"{folder}/library-evaluation/summary.md").read_text()
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("scratch  "))
+    assert "advised" in line
+
+
 def test_a_library_of_fewer_than_two_sources_is_refused(folder):
     shutil.rmtree(folder / "library" / "turned")
     shutil.rmtree(folder / "library" / "negative")

@@ -129,18 +129,20 @@ def judge(truth: pd.DataFrame, estimates: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         One row per target and estimator, a random order last: columns target, estimator, choice, the measures of
-        :class:`~pge_lightning.app.quality.Quality`, gain (points of the choice over scratch), sources, reason.
+        :class:`~pge_lightning.app.quality.Quality`, gain (points of the choice over scratch), sources, reason, advice
+        (transfer or scratch; empty where there is none).
     """
     rows = []
     for target, part in truth.groupby("target", sort=False):
         means = part.set_index("source")["mean"].dropna()
         scratch, gave = means.get(SCRATCH, math.nan), means.drop(SCRATCH, errors="ignore")
         for name, ranking in estimates[estimates["target"] == target].groupby("estimator", sort=False):
-            rows.append({"target": target, "estimator": name, **_row(ranking, gave, scratch)})
+            advice = next(iter(ranking.get("advice", pd.Series(dtype=str)).dropna()), "")
+            rows.append({"target": target, "estimator": name, **_row(ranking, gave, scratch), "advice": advice})
         if len(gave) > 1:
             chance = _measures(expected_at_random(gave), gave, scratch)
             rows.append({"target": target, "estimator": RANDOM, "choice": "", **chance, "sources": len(gave)})
-    return pd.DataFrame(rows).fillna({"reason": ""})
+    return pd.DataFrame(rows).fillna({"reason": "", "advice": ""})
 
 
 def overall(results: pd.DataFrame) -> pd.DataFrame:
@@ -150,10 +152,17 @@ def overall(results: pd.DataFrame) -> pd.DataFrame:
         results: What :func:`judge` gave.
 
     Returns:
-        One row per estimator in the order of `results`: the measures, and the number of targets they come from.
+        One row per estimator in the order of `results`: the measures, the number of targets they come from,
+        no_transfer_advised (targets for which scratch was advised) and no_transfer_precision (share of these on which
+        scratch was at least as good as the choice; nan where there are none).
     """
     groups = results.groupby("estimator", sort=False)
-    return groups[MEASURES].mean().assign(targets=groups["regret"].count()).reset_index()
+    means = groups[MEASURES].mean().assign(targets=groups["regret"].count())
+    advised = results[(results["advice"] == SCRATCH) & results["gain"].notna()]
+    right = advised["gain"].round(9).le(0).groupby(advised["estimator"])  # rounded, because equal means differ by sums
+    return means.assign(
+        no_transfer_advised=right.size().reindex(means.index, fill_value=0), no_transfer_precision=right.mean()
+    ).reset_index()
 
 
 def _row(ranking: pd.DataFrame, gave: pd.Series, scratch: float) -> dict[str, object]:

@@ -24,6 +24,7 @@ from pge_lightning.app.judge import (
 from pge_lightning.app.plot import BASELINE, kind_of, plot_estimators, plot_target, plot_targets
 from pge_lightning.app.quality import CONVENTION
 from pge_lightning.app.study import FROZEN, TRAINED, Study
+from pge_lightning.record import SCRATCH
 
 __all__ = ["report"]
 
@@ -37,6 +38,15 @@ COLUMNS = (
     ("rank", "rank of\nchoice", "{:.1f}"),
     ("gain", "gain over\nscratch", "{:+.1f}"),
     ("targets", "targets", "{}"),
+)
+WIDE = (
+    *COLUMNS,
+    ("no_transfer_advised", "scratch advised", "{}"),
+    ("no_transfer_precision", "of these right", "{:.2f}"),
+)
+SAID = (
+    "Intervals: targets, and the seeds of each, drawn again with replacement.",
+    "Advice to start from scratch is right where scratch gave at least as much as the choice.",
 )
 # What is said of fine-tunings.
 ALONE = {TRAINED: "", FROZEN: " of the head alone"}
@@ -117,10 +127,12 @@ def _target_table(study: Study, alone: str, target: str, truth: pd.DataFrame, ra
     for heading in ("source", *names, study.cfg.evaluate.metric, ""):
         table.add_column(heading, no_wrap=heading not in names)
     ranked, gave = rankings[rankings["target"] == target], truth[truth["target"] == target]
+    advice = ranked.loc[ranked["estimator"] == names[0], "advice"].iloc[0]
     columns = gave[["source", "mean", "standard_deviation", "reason"]]
     for source, mean, spread, reason in columns.itertuples(index=False):
         lines = [_line(ranked, name, source) for name in names]
         marks = ["choice"] if lines[0].endswith("(1)") else []
+        marks += ["advised"] if source == SCRATCH == advice else []
         marks += ["best"] if mean == gave["mean"].max() else []
         value = "-" if math.isnan(mean) else f"{mean:.3f}" + ("" if math.isnan(spread) else f" ± {spread:.3f}")
         table.add_row(source, *lines, value, "failed" if reason else ", ".join(marks))
@@ -135,10 +147,10 @@ def _line(ranked: pd.DataFrame, estimator: str, source: str) -> str:
     return f"{found['estimate'].iloc[0]:.3f} ({found['rank'].iloc[0]})"
 
 
-def _cells(means: pd.DataFrame) -> list[list[str]]:
+def _cells(means: pd.DataFrame, columns: Sequence[tuple[str, str, str]]) -> list[list[str]]:
     """The overall table as text; a dash where a measure is not defined."""
-    rows = means[[name for name, _, _ in COLUMNS]].itertuples(index=False)
-    forms = [form for _, _, form in COLUMNS]
+    rows = means[[name for name, _, _ in columns]].itertuples(index=False)
+    forms = [form for _, _, form in columns]
     return [
         ["-" if pd.isna(value) else form.format(value) for form, value in zip(forms, row, strict=True)] for row in rows
     ]
@@ -148,21 +160,20 @@ def _overall_table(means: pd.DataFrame) -> Table:
     table = Table(title="How well the sources were ranked, mean over targets", **_LOOK)
     for place, (_, heading, _) in enumerate(COLUMNS):
         table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
-    for row in _cells(means):
+    for row in _cells(means, COLUMNS):
         table.add_row(*row)
     return table
 
 
 def _write_summary(path: Path, means: pd.DataFrame, notes: Sequence[str]) -> None:
-    headings = [heading.replace("\n", " ") for _, heading, _ in COLUMNS]
-    rows = _cells(means)
+    headings = [heading.replace("\n", " ") for _, heading, _ in WIDE]
+    rows = _cells(means, WIDE)
     for measure, form in (("regret", "{:.1f} to {:.1f}"), ("weighted_tau", "{:+.2f} to {:+.2f}")):
-        place = [name for name, _, _ in COLUMNS].index(measure) + 1
+        place = [name for name, _, _ in WIDE].index(measure) + 1
         headings.insert(place, "95 %")
         ends = means[[f"{measure}_low", f"{measure}_high"]].itertuples(index=False)
         for row, (low, high) in zip(rows, ends, strict=True):
             row.insert(place, "-" if math.isnan(low) else form.format(low, high))
     lines = [f"| {' | '.join(row)} |" for row in (headings, ["---", *["---:"] * (len(headings) - 1)], *rows)]
-    said = "Intervals: targets, and the seeds of each, drawn again with replacement."
-    text = "\n".join([*lines, "", *notes, said, ""])
+    text = "\n".join([*lines, "", *notes, *SAID, ""])
     path.write_text(text, encoding="utf-8")

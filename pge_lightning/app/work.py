@@ -12,11 +12,13 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import Progress
 
+from pge_lightning.advise import with_decision
 from pge_lightning.app.build import build_data, build_encoder, build_selector
 from pge_lightning.app.cells import Cell, CellLog
 from pge_lightning.app.frozen import FrozenEncoder
 from pge_lightning.app.study import FROZEN, TRAINED, Contestant, Study, settings_of
 from pge_lightning.app.tasks import SCRATCH, collect, fit_and_test, seeded_model
+from pge_lightning.decide import Decision
 from pge_lightning.errors import PGEError
 from pge_lightning.estimators.target import Target
 from pge_lightning.load import load_encoder
@@ -24,6 +26,8 @@ from pge_lightning.rank import rank_sources
 from pge_lightning.records import Records
 
 __all__ = ["Worker"]
+
+TRANSFER = "transfer"
 
 
 class Worker:
@@ -116,17 +120,19 @@ class Worker:
             records: Finished fine-tunings; those of this target are left out.
 
         Returns:
-            Columns target, estimator, budget, source, rank, estimate, score (higher for better), status and reason;
-            every row has a reason where nothing could be ranked.
+            Columns target, estimator, budget, source, rank, estimate, score (higher for better), advice (transfer or
+            scratch, the same in all rows; empty where there is none), status and reason; every row has a reason where
+            nothing could be ranked.
         """
         self.progress.update(self._bar, description=f"ranking for '{target}' by {contestant.name}")
         try:
             ready = self._ready(target, contestant)
             ready.records = records.without_target(target)
-            ranking = rank_sources(ready, contestant.estimator)
+            ranking = with_decision(ready, rank_sources(ready, contestant.estimator))
             frame = ranking.to_pandas().rename(columns={ranking.estimator: "estimate"})
             details = ranking.details.get(ranking.estimator, {})
             frame = frame.assign(score=frame["source"].map(ranking.scores()), budget=details.get("budget"))
+            frame = frame.assign(advice=_advice(ranking.decision))
         except Exception as error:  # one target that cannot be ranked must not end the run
             sources = self.study.candidates(target)[:-1]
             frame = pd.DataFrame({
@@ -135,7 +141,7 @@ class Worker:
                 "status": "failed",
                 "reason": _reason(error),
             })
-            frame = frame.assign(score=math.nan)
+            frame = frame.assign(score=math.nan, advice="")
         self.progress.advance(self._bar)
         return frame.assign(target=target, estimator=contestant.name)
 
@@ -208,6 +214,12 @@ class Worker:
 
 def _head(encoder: str) -> str:
     return "" if encoder == TRAINED else " the head for"
+
+
+def _advice(decision: Decision | None) -> str:
+    if decision is None:
+        return ""
+    return SCRATCH if decision.source is None else TRANSFER
 
 
 def _reason(error: Exception) -> str:
