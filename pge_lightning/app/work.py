@@ -106,7 +106,8 @@ class Worker:
         cells = [self._fine_tune(target, seed, source, encoder) for source in chosen]
         earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
         seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
-        text = f"Fine-tuned{_head(encoder)} '{target}' {len(cells)} times with seed {seed}{seconds}{earlier}."
+        times = f"{len(cells)} time{'s' * (len(cells) > 1)}"
+        text = f"Fine-tuned{_head(encoder)} '{target}' {times} with seed {seed}{seconds}{earlier}."
         if cells:  # a shard may have nothing for this target
             self.progress.console.print(text, highlight=False)
         return cells
