@@ -10,7 +10,7 @@ from pge_lightning.gap import Gap, compare
 from pge_lightning.library import Library
 from pge_lightning.load import load_encoder
 from pge_lightning.metrics import PrincipalGradientGap
-from pge_lightning.probe import PROBES, Probe
+from pge_lightning.probe import PROBES, Probe, Walk
 from pge_lightning.ranking import Ranking
 from pge_lightning.record import Record
 from pge_lightning.records import Records
@@ -36,6 +36,7 @@ __all__ = [
     "Signature",
     "SourceSelectionCallback",
     "SourceSelector",
+    "Walk",
     "collect_signature",
     "compare",
     "load_encoder",

@@ -1,9 +1,10 @@
 """A probe: the recipe that must be the same for all data sets whose signatures are compared."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, TypeAlias, get_args
 
-__all__ = ["PROBES", "PretextKind", "Probe", "is_name"]
+__all__ = ["PROBES", "PretextKind", "Probe", "Walk", "is_name"]
 
 PretextKind: TypeAlias = Literal["auto", "reduced", "projection", "words"]
 
@@ -14,8 +15,32 @@ def is_name(text: str) -> bool:
 
 
 @dataclass(frozen=True)
+class Walk:
+    """A warm-up of its own for targets.
+
+    Args:
+        steps: Optimizer steps.
+        batch_size: Samples per step.
+        lr: Learning rate.
+
+    Raises:
+        ValueError: If a field is out of its range.
+    """
+
+    steps: int
+    batch_size: int
+    lr: float
+
+    def __post_init__(self) -> None:
+        _check_walk(self)
+
+
+@dataclass(frozen=True)
 class Probe:
     """How principal gradients are collected. Two signatures compare only where their recipes are equal.
+
+    The target's may come from a shorter warm-up than the sources': what a ranking needs is that all sources are alike,
+    and that restart k starts from the same weights on both sides.
 
     Args:
         name: What the probe is called in tables and file names; not part of the recipe.
@@ -36,6 +61,8 @@ class Probe:
             a lower resolution (``"reduced"``), a fixed random projection of it (``"projection"``), which samples share
             words (``"words"``), or what fits the type of the inputs (``"auto"``). ``None`` follows the loss of the
             module. Part of the recipe where it is not the default.
+        target: How a target is walked, on all samples that it has; not part of the recipe, so that sources need not be
+            collected again. ``None`` walks it as the sources, at a rung that all of them hold.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -52,17 +79,23 @@ class Probe:
     paired: bool = True
     statistic: Literal["gradient", "fisher"] = "gradient"
     pretext: PretextKind | None = None
+    target: Walk | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budgets", tuple(sorted(self.budgets)))
+        if isinstance(self.target, Mapping):  # from a file, or a configuration
+            object.__setattr__(self, "target", Walk(**self.target))
         if not is_name(self.name):
             raise ValueError(f"Expected `name` of letters, digits, '-', '_' and '.', but got {self.name!r}.")
         if self.restarts is None and self.paired:
             raise ValueError("Expected a number of `restarts` for paired restarts, but got None. Set `paired=False`.")
-        for field in ("restarts", "steps", "batch_size"):
-            value = getattr(self, field)
-            if value is not None and value < 1:
-                raise ValueError(f"Expected `{field}` to be at least 1, but got {value}.")
+        if self.restarts is not None and self.restarts < 1:
+            raise ValueError(f"Expected `restarts` to be at least 1, but got {self.restarts}.")
+        if self.target is not None and not (self.paired and self.walks):
+            raise ValueError(
+                "Expected `target` to be None, but got a walk: only mean updates of paired restarts under Adam compare "
+                "across walks."
+            )
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"Expected `optimizer` to be 'adam' or 'sgd', but got {self.optimizer!r}.")
         if self.statistic not in ("gradient", "fisher"):
@@ -71,8 +104,7 @@ class Probe:
             raise ValueError(
                 f"Expected `pretext` to be None or one of {get_args(PretextKind)}, but got {self.pretext!r}."
             )
-        if not self.lr > 0:
-            raise ValueError(f"Expected `lr` to be positive, but got {self.lr}.")
+        _check_walk(self)
         if self.budgets and self.budgets[0] < self.batch_size:
             raise ValueError(
                 f"Expected every rung of `budgets` to fill a batch of {self.batch_size}, but got {self.budgets[0]}. "
@@ -100,13 +132,22 @@ class Probe:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything two signatures must share, as plain JSON types: all fields but the name and the ladder.
+        """Everything two sources' signatures must share, as plain JSON types: not the name, the ladder and the target.
 
         Fields that came later count where they are not the default: signatures collected before stay comparable.
         """
         later = {"statistic": "gradient", "pretext": None}
-        fields = {key: value for key, value in asdict(self).items() if key not in ("name", "budgets")}
-        return {key: value for key, value in fields.items() if key not in later or value != later[key]}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            key: value
+            for key, value in found.items()
+            if key not in ("name", "budgets", "target") and (key not in later or value != later[key])
+        }
+
+    @property
+    def of_target(self) -> "Probe":
+        """The probe that a target's signature is collected with; this one, if it is walked as the sources."""
+        return self if self.target is None else replace(self, **asdict(self.target), budgets=(), target=None)
 
     @property
     def walks(self) -> bool:
@@ -114,8 +155,16 @@ class Probe:
         return self.statistic == "gradient" and self.optimizer == "adam"
 
 
+def _check_walk(walk: Walk | Probe) -> None:
+    for field in ("steps", "batch_size"):
+        if getattr(walk, field) < 1:
+            raise ValueError(f"Expected `{field}` to be at least 1, but got {getattr(walk, field)}.")
+    if not walk.lr > 0:
+        raise ValueError(f"Expected `lr` to be positive, but got {walk.lr}.")
+
+
 PROBES = {
-    "default": Probe(),
+    "default": Probe(restarts=16, steps=120, budgets=(200, 1000), target=Walk(steps=30, batch_size=32, lr=2e-3)),
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
     "task2vec": Probe(name="task2vec", restarts=2, steps=400, lr=5e-3, batch_size=8, statistic="fisher"),

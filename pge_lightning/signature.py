@@ -55,8 +55,19 @@ class Signature:
 
         Raises:
             IncomparableError: If recipe, budget, units, shapes or starts differ, or the values of what was frozen for
-                both; the message names the first difference and the cure.
+                both; the message names the first difference and the cure. A target may have the walk and the samples
+                that the source's probe has for targets.
         """
+        if not (self._is_target_of(other) or other._is_target_of(self)):
+            self._check_recipe(other)
+        self._check_units(other)
+        self._check_starts(other)
+
+    def _is_target_of(self, source: "Signature") -> bool:
+        return source.probe.target is not None and self.probe.recipe == source.probe.of_target.recipe
+
+    def _check_recipe(self, other: "Signature") -> None:
+        """The same warm-up, on as many samples."""
         mine, its = self.fingerprint, other.fingerprint
         for key in {**mine["recipe"], **its["recipe"]}:
             value, other_value = (getattr(side.probe, key) for side in (self, other))
@@ -70,8 +81,6 @@ class Signature:
                 f"Expected equal sample budgets, but got {self.budget} and {other.budget}. "
                 "Compare signatures of the same rung of the ladder."
             )
-        self._check_units(other)
-        self._check_starts(other)
 
     def _check_units(self, other: "Signature") -> None:
         """The same names and shapes, trainable on both sides."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pge_lightning.collect import Collector
+from pge_lightning.collect import Collector, collect_signature
 from pge_lightning.encoder import encoder_state
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.estimators import Estimate, GapEstimator, Target
@@ -18,7 +18,7 @@ from pge_lightning.estimators.signatures import signature_of
 from pge_lightning.functional import gaps_by_unit, spread_weights
 from pge_lightning.gap import KINDS, compare
 from pge_lightning.library import Library
-from pge_lightning.probe import PROBES
+from pge_lightning.probe import PROBES, Walk
 from trainer_helpers import LADDER, Net, add_source, make_loader, plain_loss
 
 NAMES = ["a-far", "near", "z-far"]
@@ -75,7 +75,7 @@ def test_without_weights_each_is_the_gap_of_two_signatures(kind, library, signat
     found, floor, weighed = gaps(signature, opened(library), kind, weigh=False)
     assert list(found) == NAMES
     for name, estimate in found.items():
-        assert estimate == as_estimate(compare(signature_of(library.open(name), signature), signature, kind))
+        assert estimate == as_estimate(compare(signature_of(library.open(name), LADDER, 64), signature, kind))
     assert (floor, weighed) == (None, False)
 
 
@@ -88,7 +88,7 @@ def test_they_do_not_depend_on_the_order_of_the_library(kind, library, signature
 @pytest.mark.parametrize("kind", ["kernelwise", "layerwise"])
 def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, signature):
     tables = {
-        name: gaps_by_unit(signature_of(source, signature).units, signature.units, kind)
+        name: gaps_by_unit(signature_of(source, LADDER, 64).units, signature.units, kind)
         for name, source in opened(library).items()
     }
     stack = torch.stack(list(tables.values()))
@@ -165,6 +165,7 @@ def test_it_compares_the_targets_signature_with_those_of_the_sources(kind, libra
             "weighed": False,
             "probe": "ladder",
             "budget": 64,
+            "rung": 64,
             "generality": 1.0,
             "noise_floor": None,
         }
@@ -206,6 +207,40 @@ def test_a_rung_can_be_named(library, signature):
     assert found != GapEstimator(LADDER).estimate(target, NAMES)
     with pytest.raises(PGEError, match=r"one of \[16, 32\], but got 64"):
         GapEstimator(LADDER, budget=64).estimate(about(library, samples=40), NAMES)
+
+
+def test_a_target_with_a_walk_of_its_own_takes_all_its_samples_at_any_rung_of_the_sources(library):
+    walked = dataclasses.replace(LADDER, target=Walk(steps=3, batch_size=10, lr=1e-3))
+    for samples, budget, rung in ((24, None, 64), (24, 16, 16), (100, None, 64)):
+        target = about(library, samples=samples)
+        found = GapEstimator(walked, budget=budget).estimate(target, NAMES)
+        details = target.details["gap"]
+        assert (details["budget"], details["rung"]) == (samples, rung)
+        loader = make_loader(TARGET_SEED, samples)
+        own = collect_signature(Net(), loader, loss_fn=plain_loss, probe=walked.of_target, encoder="encoder")
+        assert own.budget == samples
+        assert (own.probe.steps, own.probe.batch_size, own.probe.lr) == (3, 10, 1e-3)
+        assert found == gaps(own, opened(library), generality=1.0, probe=walked, rung=rung)[0]
+    with pytest.raises(PGEError, match=r"one of \[16, 32, 64\], but got 24"):
+        GapEstimator(walked, budget=24).estimate(about(library, samples=24), NAMES)
+
+
+def test_how_targets_are_walked_can_be_changed_without_collecting_sources_again(library):
+    columns = []
+    for steps in (2, 5):
+        probe = dataclasses.replace(LADDER, target=Walk(steps=steps, batch_size=8, lr=2e-3))
+        for _ in range(2):  # the second time from what the library keeps
+            columns.append(GapEstimator(probe).estimate(about(library), NAMES))
+            assert all(isinstance(each, Estimate) for each in columns[-1].values())
+    assert columns[0] == columns[1] != columns[2] == columns[3]
+
+
+def test_the_noise_floor_of_a_walked_target_compares_its_halves(library):
+    walked = dataclasses.replace(LADDER, target=Walk(steps=3, batch_size=10, lr=1e-3))
+    target = about(library, samples=40)
+    GapEstimator(walked, floor=True).estimate(target, NAMES)
+    assert 0 < target.details["gap"]["noise_floor"] < 2
+    assert target.notes[0].startswith("Noise floor of gap at 20 samples:")
 
 
 def test_a_probe_without_rungs_takes_the_budget_as_it_is(tmp_path):
@@ -252,7 +287,7 @@ def test_generality_is_a_mean_of_the_gap_and_of_gaps_to_other_sources(kind, weig
     """By hand: three sources, for each the mean of how much its two gaps differ from those of the third."""
     sources = opened(library)
     plain = gaps(signature, sources, kind, weigh=weigh)[0]
-    stacks = {name: signature_of(source, signature) for name, source in sources.items()}
+    stacks = {name: signature_of(source, LADDER, 64) for name, source in sources.items()}
     own = torch.stack([gaps_by_unit(stacks[name].units, signature.units, kind) for name in NAMES])
     weights = spread_weights(own) if weigh else torch.full((own.shape[2],), 1 / own.shape[2], dtype=own.dtype)
 
@@ -295,14 +330,14 @@ def test_gaps_between_sources_are_kept_and_damage_does_no_harm(library, signatur
 
 def test_kept_gaps_are_taken_instead_of_signatures(library, signature):
     sources = opened(library)
-    like = signature_of(sources["near"], signature)
-    table = library_gaps(sources, like, "kernelwise", library.cache)
+    like = (LADDER, 64, "kernelwise")
+    table = library_gaps(sources, *like, library.cache)
     for name in NAMES:
         for path in Path(library.root, name).glob("ladder-*"):
             path.unlink()
-    assert torch.equal(library_gaps(sources, like, "kernelwise", library.cache).nan_to_num(9), table.nan_to_num(9))
-    assert library_gaps(sources, like, "kernelwise", None).isnan().all()
-    assert library_gaps(sources, like, "layerwise", library.cache).isnan().all()  # another formula was never measured
+    assert torch.equal(library_gaps(sources, *like, library.cache).nan_to_num(9), table.nan_to_num(9))
+    assert library_gaps(sources, *like, None) is None
+    assert library_gaps(sources, LADDER, 64, "layerwise", library.cache) is None  # another formula was never measured
 
 
 def test_nothing_is_kept_where_that_is_not_wanted_or_cannot_be(library):
@@ -314,11 +349,11 @@ def test_nothing_is_kept_where_that_is_not_wanted_or_cannot_be(library):
 
 def test_a_new_source_is_compared_and_the_others_are_not_again(library, signature):
     sources = opened(library)
-    table = library_gaps(sources, signature, "kernelwise", library.cache)
+    table = library_gaps(sources, LADDER, 64, "kernelwise", library.cache)
     add_source(library.root, "new", seed=13)
     for name in NAMES:  # the known gaps must come from what is kept
         assert not table[NAMES.index(name)].isnan().all()
-    larger = library_gaps(opened(library), signature, "kernelwise", library.cache)
+    larger = library_gaps(opened(library), LADDER, 64, "kernelwise", library.cache)
     assert larger.shape[:2] == (4, 4)
     assert int(larger.isnan().all(dim=3).all(dim=2).sum()) == 4  # each to itself
     entries = {name: source.find(LADDER.recipe, 64) for name, source in opened(library).items()}
@@ -332,16 +367,16 @@ def test_a_new_source_is_compared_and_the_others_are_not_again(library, signatur
 
 def test_many_sources_are_compared_with_the_same_few(library, signature, monkeypatch):
     monkeypatch.setattr("pge_lightning.estimators.library_gaps.REFERENCES", 2)
-    table = library_gaps(opened(library), signature, "kernelwise", library.cache)
+    table = library_gaps(opened(library), LADDER, 64, "kernelwise", library.cache)
     assert table.shape[:2] == (3, 2)
     assert int(table.isnan().all(dim=3).all(dim=2).sum()) == 2
 
 
 def test_a_damaged_signature_takes_nothing_from_the_other_pairs(library, signature):
-    sound = library_gaps(opened(library), signature, "kernelwise", None)
+    sound = library_gaps(opened(library), LADDER, 64, "kernelwise", None)
     (path,) = Path(library.root, "a-far").glob("ladder-64-*")
     path.write_bytes(b"damaged")
-    table = library_gaps(opened(library), signature, "kernelwise", None)
+    table = library_gaps(opened(library), LADDER, 64, "kernelwise", None)
     there = (~table.isnan()).all(dim=3).all(dim=2)
     assert int(there.sum()) == 2  # the pair that is left, both ways
     assert torch.equal(table[there], sound[there])
@@ -349,9 +384,9 @@ def test_a_damaged_signature_takes_nothing_from_the_other_pairs(library, signatu
 
 def test_checkpoints_of_one_data_set_count_once_and_not_for_each_other(library, signature):
     sources = opened(library)
-    table = library_gaps(sources, signature, "kernelwise", None)
+    table = library_gaps(sources, LADDER, 64, "kernelwise", None)
     add_source(library.root, "near-again", seed=TARGET_SEED)
-    again = library_gaps(opened(library), signature, "kernelwise", None)
+    again = library_gaps(opened(library), LADDER, 64, "kernelwise", None)
     assert again.shape[:2] == (4, 3)
     rows = {name: again[index] for index, name in enumerate(sorted([*NAMES, "near-again"]))}
     assert torch.equal(rows["near"].nan_to_num(9), rows["near-again"].nan_to_num(9))

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pge_lightning.functional import layerwise_gap, principal_gradient_gap, published_gap, spread_weights, unit_gap
-from pge_lightning.functional.gap import KINDS, left_out_gaps
+from pge_lightning.functional.gap import KINDS, gaps_by_unit, left_out_gaps
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,), "scale": (), "linear.weight": (5, 7)}
 
@@ -46,7 +46,8 @@ def mean_gradient(units):
 
 def reference(source, target, kind):
     if kind == "kernelwise":
-        kernels = [name for name, value in source.items() if value.ndim >= 3] or list(source)
+        kernels = [name for name, value in source.items() if value.ndim >= 3]
+        kernels = kernels[:-1] or kernels or list(source)
         return reference({n: source[n] for n in kernels}, {n: target[n] for n in kernels}, "layerwise")
     if kind == "layerwise":
         pairs = zip(rows(source), rows(target), strict=True)
@@ -67,6 +68,19 @@ kinds = st.sampled_from(KINDS)
 def test_agrees_with_the_slow_reference(a, b, kind, restarts, scale):
     source, target = stack(2 * a, restarts), stack(2 * b + 1, restarts, scale=scale)
     assert float(principal_gradient_gap(source, target, kind)) == pytest.approx(reference(source, target, kind), 1e-6)
+
+
+def test_the_kernel_next_to_the_head_has_no_say_where_there_are_others():
+    source = {"first": torch.ones(1, 2, 2), "bias": torch.ones(1, 2), "last": torch.ones(1, 2, 2)}
+    target = {**source, "last": -source["last"]}
+    assert gaps_by_unit(source, target, "kernelwise").tolist() == [[0.0]]
+    assert gaps_by_unit(source, target, "layerwise").tolist() == [[0.0, 0.0, 2.0]]
+    without = ({name: side[name] for name in ("bias", "last")} for side in (source, target))
+    assert gaps_by_unit(*without, "kernelwise").tolist() == [[2.0]]
+    turned = dict(reversed(target.items()))  # the order says nothing where the sides do not agree on it
+    assert gaps_by_unit(source, turned, "kernelwise").tolist() == [[0.0, 2.0]]
+    with pytest.raises(ValueError, match="the target holds nan or inf in unit 'last'"):
+        gaps_by_unit(source, {**target, "last": target["last"] * torch.nan}, "kernelwise")
 
 
 @given(seeds, kinds, st.integers(1, 4), st.floats(1e-20, 1e15))

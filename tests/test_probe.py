@@ -5,16 +5,17 @@ import json
 
 import pytest
 
-from pge_lightning.probe import PROBES, Probe
+from pge_lightning.probe import PROBES, Probe, Walk
 
 
 def test_shipped_probes_are_the_documented_ones():
     assert {name: probe.name for name, probe in PROBES.items()} == {name: name for name in PROBES}
     default, fast, published = (PROBES[name] for name in ("default", "fast", "published"))
-    assert (default.restarts, default.steps, default.optimizer, default.lr) == (8, 60, "adam", 2e-3)
-    assert (default.batch_size, default.budgets) == (64, (200, 1000, 5000))
+    assert (default.restarts, default.steps, default.optimizer, default.lr) == (16, 120, "adam", 2e-3)
+    assert (default.batch_size, default.budgets) == (64, (200, 1000))
+    assert default.target == Walk(steps=30, batch_size=32, lr=2e-3)
     assert (fast.restarts, fast.steps, fast.budgets) == (2, 30, (200,))
-    assert PROBES["label_free"] == dataclasses.replace(default, name="label_free", steps=120, pretext="auto")
+    assert PROBES["label_free"] == Probe(name="label_free", steps=120, pretext="auto")
     assert (published.restarts, published.steps, published.optimizer, published.paired) == (None, 1, "sgd", False)
 
 
@@ -35,9 +36,39 @@ def test_recipe_is_json_without_name_and_ladder():
         "budgets",
         "statistic",
         "pretext",
+        "target",
     }
     assert Probe(statistic="fisher").recipe == {**Probe().recipe, "statistic": "fisher"}
     assert Probe(pretext="words").recipe == {**Probe().recipe, "pretext": "words"}
+
+
+def test_a_target_is_walked_as_the_sources_or_in_a_way_of_its_own():
+    probe = Probe(budgets=(200, 1000))
+    assert probe.of_target is probe
+    walked = dataclasses.replace(probe, target={"steps": 5, "batch_size": 8, "lr": 1e-3})  # as a file holds it
+    assert walked.target == Walk(steps=5, batch_size=8, lr=1e-3)
+    assert walked.recipe == probe.recipe
+    assert walked.of_target == dataclasses.replace(probe, steps=5, batch_size=8, lr=1e-3, budgets=())
+    assert walked.of_target.of_target == walked.of_target
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 0}, "`steps` to be at least 1, but got 0"),
+        ({"batch_size": -1}, "`batch_size` to be at least 1, but got -1"),
+        ({"lr": float("nan")}, "`lr` to be positive, but got nan"),
+    ],
+)
+def test_a_walk_out_of_range_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Walk(**{"steps": 1, "batch_size": 1, "lr": 1.0, **fields})
+
+
+@pytest.mark.parametrize("fields", [{"paired": False}, {"optimizer": "sgd"}, {"statistic": "fisher"}])
+def test_only_mean_updates_of_paired_restarts_under_adam_compare_across_walks(fields):
+    with pytest.raises(ValueError, match="`target` to be None, but got a walk: only mean updates of paired restarts"):
+        Probe(target=Walk(steps=5, batch_size=8, lr=1e-3), **fields)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pge_lightning.errors import IncomparableError
-from pge_lightning.probe import PROBES, Probe
+from pge_lightning.probe import PROBES, Probe, Walk
 from pge_lightning.signature import Signature
 
 PROBE = Probe(restarts=2)
@@ -35,6 +35,21 @@ def test_other_data_of_another_size_compares():
     signature().check_comparable(other)
     other.check_comparable(signature())
     assert signature().fingerprint == other.fingerprint
+
+
+def test_a_target_compares_with_sources_whose_probe_walks_targets_so():
+    walked = dataclasses.replace(PROBE, target=Walk(steps=5, batch_size=8, lr=1e-3))
+    source, target = signature(probe=walked), signature(probe=walked.of_target, budget=40)
+    source.check_comparable(target)
+    target.check_comparable(source)
+    target.check_comparable(signature(probe=walked.of_target, budget=77))  # all of another target's samples
+    source.check_comparable(signature())  # how targets are walked is no part of a source's recipe
+    for other in (signature(), signature(probe=dataclasses.replace(PROBE, target=Walk(6, 8, 1e-3)))):
+        with pytest.raises(IncomparableError, match="Expected the same probe, but `steps` is"):
+            other.check_comparable(target)
+    starts = {**target.starts, "conv.bias": ("a0", "b1")}
+    with pytest.raises(IncomparableError, match="unit 'conv.bias' started from other values"):
+        source.check_comparable(dataclasses.replace(target, starts=starts))
 
 
 def test_without_a_ladder_budgets_need_not_agree():

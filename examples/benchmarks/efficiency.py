@@ -1,10 +1,10 @@
 """What does a new target cost, with 10, 100 and 1,000 sources? The gap beside feature scores, and beside trying all.
 
-PGE_DATA=FOLDER pge experiment=gray28
+PGE_DATA=FOLDER pge family=gray28
 PGE_DATA=FOLDER python examples/benchmarks/efficiency.py outputs/gray28/sources outputs/gray28/results
 
 The library's checkpoints are copied until there are enough. Each measurement is one ranking for the target MNIST in a
-process of its own, on one thread: seconds, and peak memory beyond what there was before. The target's signature is
+process of its own: seconds, and peak memory beyond what there was before. The target's signature is
 collected anew, and sources are read from disk. Gaps between sources are measured once and kept: the first ranking does
 so, and has a row of its own. Trying all is the number of sources times the mean of the evaluation's fine-tunings.
 """
@@ -42,6 +42,7 @@ ESTIMATORS: dict[str, Callable[[Probe], Estimator]] = {
     "plain gap": lambda probe: GapEstimator(probe, generality=0.0),
     "H-score, regularised": lambda _: FeatureScore("regularized_h_score"),
     "LogME": lambda _: FeatureScore("log_me"),
+    "SFDA": lambda _: FeatureScore("sfda"),
     "nearest neighbours": lambda _: FeatureScore("knn"),
     "linear probe": lambda _: FeatureScore("linear_probe"),
 }
@@ -59,8 +60,8 @@ def enlarge(original: Path, folder: Path, count: int) -> None:
 
 def measure(options: argparse.Namespace, folder: str, name: str, samples: int, sender: Connection) -> None:
     """Rank once, and send seconds and peak memory in MiB."""
-    torch.set_num_threads(1)
-    study = open_study(options.experiment, options.library, options.results)
+    torch.set_num_threads(options.threads)
+    study = open_study(options.family, options.library, options.results)
     job = study.target_job(TARGET, study.seeds[0])
     job.data.labels = samples
     datamodule = build_data(job.data)
@@ -91,9 +92,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", help="folder of the sources")
     parser.add_argument("results", help="folder of the evaluation")
-    parser.add_argument("--experiment", default="gray28")
+    parser.add_argument("--family", default="gray28")
     parser.add_argument("--sources", type=int, nargs="+", default=[10, 100, 1000])
     parser.add_argument("--samples", type=int, nargs="+", default=[200, 1000])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all estimators")
+    parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS], choices=[*ESTIMATORS])
     options = parser.parse_args()
     rows = []
     with TemporaryDirectory() as folder:
@@ -101,15 +104,15 @@ def main() -> None:
             enlarge(Path(options.library), Path(folder), count)
             for samples in options.samples:
                 shutil.rmtree(Path(folder, ".gaps"), ignore_errors=True)
-                for name in track(ESTIMATORS, f"{count} sources, {samples} samples", transient=True):
+                for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
                     shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
                     seconds, peak = measured(options, folder, name, samples)
                     rows.append({"estimator": name, "sources": count, "samples": samples, "s": seconds, "MiB": peak})
                     pd.DataFrame(rows).to_csv(Path(options.results) / "efficiency.csv", index=False)
-    cells = pd.read_csv(Path(options.results) / "cells.csv")
+    cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
     seconds = (
-        pd.DataFrame(rows).pivot(index="estimator", columns=["samples", "sources"], values="s").loc[list(ESTIMATORS)]
+        pd.DataFrame(rows).pivot(index="estimator", columns=["samples", "sources"], values="s").loc[options.estimators]
     )
     table = Table(
         "estimator", *(f"{samples:,} samples\n{count:,} sources" for samples, count in seconds.columns), box=None

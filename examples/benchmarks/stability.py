@@ -1,172 +1,148 @@
-"""Is it the same ranking again? Other restarts, target samples, batches, class numbers and numbers of restarts.
+"""Is it the same ranking again? Other restarts, target samples, batches, class numbers, precision and walks.
 
-PGE_DATA=FOLDER pge experiment=gray28
+PGE_DATA=FOLDER pge family=gray28
 PGE_DATA=FOLDER python examples/benchmarks/stability.py outputs/gray28/sources outputs/gray28/results
 
-Every source is collected again under other seeds of its restarts and other recipes, at the smallest rung. A ranking
-under a changed condition is compared with the one under the first seed, target by target: Kendall's tau between the two
-orders, the share of equal choices, and what the changed ranking itself is worth against what fine-tuning gave.
-Intervals are held against the spread that is seen: how often does a stated 95 % interval hold the mean over all other
-seeds? It goes on where it was stopped.
+Sources and targets are collected with four times the restarts of the default probe, in disjoint blocks: a ranking by
+one block is compared with that by another, and under a changed condition with that by the same restarts, target by
+target. Kendall's tau between the two orders, the share of equal choices, and what the changed ranking itself is worth
+against what fine-tuning gave. A stated 95 % interval holds the mean over all other blocks in 95 % of the cases if it
+is right and widened for the error of that mean. It goes on where it was stopped.
 """
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from finished import open_study
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy import stats
+from signatures import Collected, agreement, blocks, estimates, some, truth_of, worth
 
-from pge_lightning.app.build import build_data
-from pge_lightning.app.quality import assess
-from pge_lightning.app.study import Study
-from pge_lightning.app.tasks import seeded_model
-from pge_lightning.collect import collect_signature
-from pge_lightning.estimators import GapEstimator, Target
-from pge_lightning.library import Library
-from pge_lightning.probe import Probe
-from pge_lightning.rank import rank_sources
-from pge_lightning.record import SCRATCH
+from pge_lightning.probe import Probe, Walk
 
-SEEDS = range(8)
+TIMES = 4
 FORMS = {"gap": 1.0, "plain gap": 0.0}
+Found = dict[str, pd.DataFrame]
 
 
-def conditions(probe: Probe, budget: int) -> dict[str, tuple[Probe, dict[str, object]]]:
-    """Name of a condition to its probe, and what differs in the target's data."""
-    base = replace(probe, budgets=(budget,))
-
-    def recipe(name: str, **changes: object) -> Probe:
-        return replace(base, name=name, **changes)  # type: ignore[arg-type]  # fields of several types
-
-    seeds = {f"restarts of seed {seed}": (recipe(f"seed{seed}", seed=seed), {}) for seed in SEEDS}
-    first = seeds["restarts of seed 0"][0]
-    return seeds | {
-        "other target samples (1)": (first, {"draw": 1}),
-        "other target samples (2)": (first, {"draw": 2}),
-        "other class numbers of the target": (first, {"permute_classes": 1000}),
-        "batches of 32": (recipe("batch32", batch_size=32), {}),
-        "batches of 128": (recipe("batch128", batch_size=128), {}),
-        "2 restarts": (recipe("restarts2", restarts=2), {}),
-        "4 restarts": (recipe("restarts4", restarts=4), {}),
-        "16 restarts": (recipe("restarts16", restarts=16), {}),
-        "15 steps": (recipe("steps15", steps=15), {}),
-        "30 steps": (recipe("steps30", steps=30), {}),
-        "120 steps": (recipe("steps120", steps=120), {}),
-    }
+def in_bfloat16(module: Any, batch: Any) -> torch.Tensor:
+    """A loss under mixed precision."""
+    with torch.autocast("cpu", torch.bfloat16):
+        loss: torch.Tensor = torch.nn.functional.cross_entropy(module(batch[0]), batch[1])
+    return loss
 
 
-def collect_sources(study: Study, library: Library, probes: list[Probe], budget: int) -> None:
-    """Give every source of the study a signature per probe, in another library."""
-    for name in track(study.sources, "Collecting sources"):
-        held = library.open(name).signatures if name in library.names() else ()
-        left = [probe for probe in probes if not any(entry.recipe == probe.recipe for entry in held)]
-        if left:
-            job = study.source_job(name)
-            datamodule = build_data(job.data)
-            model = seeded_model(job, datamodule)
-            files = [entry.file for entry in held]
-            for probe in left:
-                batches = datamodule.train_dataloader()
-                signature = collect_signature(model, batches, probe=probe, budget=budget, encoder="encoder")
-                files.append(library.put_signature(name, signature))
-            source = study.library.open(name)
-            library.register(name, source.load_weights(), source.facts, files, overwrite=True)
+def conditions(walk: Walk) -> dict[str, tuple[Walk, dict[str, Any], Any]]:
+    """Name of a condition to how the target is walked, what differs in its data, and its loss."""
+    walks = {f"{steps} steps": replace(walk, steps=steps) for steps in (5, 10, 15, 20, 45, 60, 120)}
+    walks |= {f"batches of {size}": replace(walk, batch_size=size) for size in (8, 16, 64)}
+    walks["rate 5e-3"] = replace(walk, lr=5e-3)
+    data = {f"other target samples ({draw})": {"draw": draw} for draw in (1, 2)}
+    data["other class numbers of the target"] = {"permute_classes": 1000}
+    data |= {f"{labels} target labels": {"labels": labels} for labels in (50, 100, 1000)}
+    found: dict[str, tuple[Walk, dict[str, Any], Any]] = {name: (each, {}, None) for name, each in walks.items()}
+    found |= {name: (walk, each, None) for name, each in data.items()}
+    return found | {"mixed precision (bfloat16)": (walk, {}, in_bfloat16)}
 
 
-def rank(study: Study, library: Library, name: str, probe: Probe, data: dict[str, object]) -> dict[str, pd.DataFrame]:
-    """Form of the gap to the estimates of all sources for a target."""
-    job: DictConfig = study.target_job(name, study.seeds[0])
-    job.data = OmegaConf.merge(job.data, data)
-    datamodule = build_data(job.data)
-    model = seeded_model(job, datamodule)
-    target = Target(model, datamodule, library, encoder="encoder", exclude=[name])
-    found = {}
-    for form, generality in FORMS.items():
-        ranking = rank_sources(target, GapEstimator(probe, generality=generality, name="gap"))
-        lines = {line.name: line.estimate for line in ranking.sources if line.estimate is not None}
-        found[form] = pd.DataFrame({key: [each.value, each.low, each.high] for key, each in lines.items()}).T
-        target.forget()
-    return found
+class Rankings:
+    """Rankings by any restarts under any condition."""
+
+    def __init__(self, collected: Collected, probe: Probe, count: int) -> None:
+        self.collected, self.probe = collected, replace(probe, restarts=count)
+        names = track(collected.study.sources, "Collecting sources")
+        self.sources = {name: collected.source(name, self.probe) for name in names}
+
+    def targets(self, walk: Walk, data: dict[str, Any], loss_fn: Any, count: int) -> dict[str, Any]:
+        """Signatures of all targets, with the first `count` restarts."""
+        probe = replace(self.probe, target=walk, restarts=count)
+        return {name: self.collected.target(name, probe, data, loss_fn) for name in self.collected.study.targets}
+
+    def by(self, targets: dict[str, Any], restarts: range, form: str) -> Found:
+        """The ranking by some restarts."""
+        sides = ({name: some(each, restarts) for name, each in side.items()} for side in (targets, self.sources))
+        return estimates(*sides, FORMS[form])
 
 
-def compared(changed: pd.DataFrame, base: pd.DataFrame, truth: pd.Series) -> dict[str, float]:
-    """How alike two rankings are, and what the changed one is worth."""
-    score, before = -changed[0], -base[0].reindex(changed.index)
-    gave = truth.reindex(changed.index)
-    return {
-        "kendall": float(stats.kendalltau(score, before).statistic),
-        "same choice": float(score.idxmax() == before.idxmax()),
-        "weighted tau": assess(score, gave).weighted_tau,
-        "regret": assess(score, gave).regret,
-    }
+def rows(rankings: Rankings, walk: Walk, size: int, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One row per form, condition, pair of rankings and target."""
+    count = rankings.probe.restarts or 0
+    base = rankings.targets(walk, {}, None, count)
+    for form in FORMS:
+        for number in sorted({size // 8, size // 4, size // 2, size, 2 * size} - {0, 1}):
+            found = [rankings.by(base, block, form) for block in blocks(count, number)]
+            name = "new restarts" if number == size else f"{number} restarts"
+            for place, one in enumerate(found):
+                for two in found[:place]:
+                    yield from compared(form, name, one, two, truth)
+        first = rankings.by(base, range(size), form)
+        for name, changes in track(conditions(walk).items(), f"Ranking, {form}"):
+            yield from compared(
+                form, name, rankings.by(rankings.targets(*changes, size), range(size), form), first, truth
+            )
 
 
-def coverage(rankings: dict[str, pd.DataFrame]) -> float:
-    """Share of the stated intervals that hold the mean over all other seeds."""
-    values = np.stack([table[0] for table in rankings.values()])
+def compared(form: str, name: str, one: Found, two: Found, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What two rankings have in common, and what the first is worth, target by target."""
+    both = agreement(one, two).join(worth(one, truth))
+    for target, row in both.iterrows():
+        yield {"form": form, "condition": name, "target": target, **row}
+
+
+def coverage(found: list[Found]) -> float:
+    """Share of the stated intervals, widened for the error of that mean, that hold the mean over all other blocks."""
     hits = []
-    for place, table in enumerate(rankings.values()):
-        others = np.delete(values, place, axis=0).mean(axis=0)
-        hits.append((table[1].to_numpy() <= others) & (others <= table[2].to_numpy()))
+    for target in found[0]:
+        tables = [each[target] for each in found]
+        values = np.stack([table["value"] for table in tables])
+        for place, table in enumerate(tables):
+            others = np.delete(values, place, axis=0).mean(axis=0)
+            margin = (table["high"] - table["value"]) * np.sqrt(1 + 1 / (len(found) - 1))
+            hits.append(np.abs(table["value"] - others) <= margin)
     return float(np.mean(hits))
 
 
-def show(rows: pd.DataFrame, covered: dict[str, list[float]], console: Console) -> None:
-    """Print means over targets, one row per condition; seeds other than the first in one."""
-    rows = rows.assign(
-        condition=rows["condition"].where(~rows["condition"].str.startswith("restarts of"), "new restarts")
-    )
-    for form, part in rows.groupby("form", sort=False):
-        table = Table("condition", "Kendall", "same choice", "weighted tau", "regret", box=None, padding=(0, 2, 0, 0))
-        table.title = f"{form}: against the first seed, mean over targets"
+def show(table: pd.DataFrame, covered: dict[str, float], console: Console) -> None:
+    """Print means over pairs and targets, one row per condition."""
+    for form, part in table.groupby("form", sort=False):
+        shown = Table("condition", "Kendall", "same choice", "weighted tau", "regret", box=None, padding=(0, 2, 0, 0))
+        shown.title = f"{form}: mean over targets"
         for name, group in part.groupby("condition", sort=False):
             means = group[["kendall", "same choice", "weighted tau", "regret"]].mean()
-            table.add_row(str(name), *(f"{value:.2f}" for value in means))
-        console.print(table)
-        console.print(
-            f"95 % intervals of the {form} hold the mean of the other seeds in {np.mean(covered[str(form)]):.1%}."
-        )
+            shown.add_row(str(name), *(f"{value:.2f}" for value in means))
+        console.print(shown)
+        console.print(f"95 % intervals of the {form} hold the mean of other restarts in {covered[str(form)]:.1%}.")
 
 
 def main() -> None:
-    """Collect, rank under all conditions, write `stability.csv` into the results, and print the tables."""
+    """Collect, rank under all conditions, write `stability.csv`, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("library", help="folder of the sources")
     parser.add_argument("results", help="folder of the evaluation")
-    parser.add_argument("--experiment", default="gray28")
+    parser.add_argument("--family", default="gray28")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = open_study(options.experiment, options.library, options.results)
+    results = Path(options.results)
+    study = open_study(options.family, options.library, options.results)
     probe = next(each for each in study.probes if each.name == "default")
-    budget = probe.budgets[0]
-    plan = conditions(probe, budget)
-    library = Library(Path(options.results) / "stability")
-    collect_sources(study, library, list({each.name: each for each, _ in plan.values()}.values()), budget)
-    table = pd.read_csv(Path(options.results) / "truth.csv", keep_default_na=False, na_values=[""])
-    truth = table[table["source"] != SCRATCH].pivot(index="target", columns="source", values="mean")
-    rows, covered = [], {form: [] for form in FORMS}
-    for name in track(study.targets, "Ranking for targets"):
-        found = {condition: rank(study, library, name, *how) for condition, how in plan.items()}
-        for form in FORMS:
-            rankings = {condition: each[form].sort_index() for condition, each in found.items()}
-            base = rankings["restarts of seed 0"]
-            rows += [
-                {"form": form, "target": name, "condition": condition, **compared(each, base, truth.loc[name])}
-                for condition, each in rankings.items()
-                if each is not base
-            ]
-            seeds = {condition: each for condition, each in rankings.items() if condition.startswith("restarts of")}
-            covered[form].append(coverage(seeds))
-        pd.DataFrame(rows).to_csv(Path(options.results) / "stability.csv", index=False)
-    show(pd.DataFrame(rows), covered, Console(width=120))
+    walk, size = probe.target, probe.restarts
+    if walk is None or size is None:
+        raise ValueError("Expected the family's default probe to have restarts, and a walk for targets.")
+    rankings = Rankings(Collected(study, results / "stability"), probe, TIMES * size)
+    table = pd.DataFrame(rows(rankings, walk, size, truth_of(results)))
+    table.to_csv(results / "stability.csv", index=False)
+    base = rankings.targets(walk, {}, None, TIMES * size)
+    covered = {
+        form: coverage([rankings.by(base, block, form) for block in blocks(TIMES * size, size)]) for form in FORMS
+    }
+    show(table, covered, Console(width=120))
 
 
 if __name__ == "__main__":

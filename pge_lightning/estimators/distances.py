@@ -67,12 +67,13 @@ class Task2VecEstimator:
         Returns:
             Source to its distance, one replicate per restart, or to the reason why it does not compare.
         """
-        if (errors := lacking(target, sources, Probe.of(self.probe))) is not None:
+        probe = Probe.of(self.probe)
+        if (errors := lacking(target, sources, probe)) is not None:
             return errors
-        own = own_signature(target, Probe.of(self.probe), self.budget)
+        own, rung = own_signature(target, probe, self.budget)
 
         def judge(name: str) -> Estimate:
-            signature = signature_of(_opened(target, name), own)
+            signature = signature_of(_opened(target, name), probe, rung)
             signature.check_comparable(own)
             distances = task2vec_distances(signature.units, own.units, self.asymmetric, self.alpha)
             return of_replicates(distances.tolist())

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
@@ -85,18 +86,17 @@ class GapEstimator:
         probe = Probe.of(self.probe)
         if (errors := lacking(target, sources, probe)) is not None:
             return errors
-        signature = own_signature(target, probe, self.budget)
-        halves = collect_halves(target.collector(probe)) if self.floor else None
+        signature, rung = own_signature(target, probe, self.budget)
+        halves = collect_halves(target.collector(probe.of_target)) if self.floor else None
+        how = (self.kind, halves, self.weigh, self.generality)
 
         def compare_all() -> tuple[Estimates, Gap | None, bool]:
             chosen = {name: target.sources[name] for name in sources}
             cache = target.library.cache if target.cache else None
-            return gaps(
-                signature, chosen, self.kind, halves, self.weigh, self.generality, cache=cache, progress=target.verbose
-            )
+            return gaps(signature, chosen, *how, probe=probe, rung=rung, cache=cache, progress=target.verbose)
 
         found, floor, weighed = target.alone(compare_all)
-        details = {"kind": self.kind, "weighed": weighed, "probe": probe.name, "budget": signature.budget}
+        details = {"kind": self.kind, "weighed": weighed, "probe": probe.name, "budget": signature.budget, "rung": rung}
         target.details[self.name] = {**details, "generality": self.generality, "noise_floor": floor and floor.value}
         if floor is not None:
             text = f"{floor.value:.3f} ± {floor.standard_error:.3f}"
@@ -113,6 +113,8 @@ def gaps(
     weigh: bool = True,
     generality: float = 0.0,
     *,
+    probe: Probe | None = None,
+    rung: int | None = None,
     cache: Cache | None = None,
     progress: bool = False,
 ) -> tuple[dict[str, Estimate | Exception], Gap | None, bool]:
@@ -126,21 +128,28 @@ def gaps(
         weigh: Whether units count by the inverse of their spread over the sources
             (:func:`~pge_lightning.functional.spread_weights`), which takes three sources.
         generality: Weight of a source's gap to the other sources, beside one for its gap to the target.
+        probe: What the sources' signatures are of; by default what the target's is of.
+        rung: Their rung; by default the target's.
         cache: Where gaps between sources are kept.
         progress: Whether to show a bar while these are measured.
 
     Returns:
         Name to gap or error, the noise floor if there are halves, and whether units were weighed.
     """
+    if probe is None:
+        probe, rung = target.probe, target.fingerprint["budget"]
     # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
-    measured = {name: _measure(sources[name], target, kind) for name in sorted(sources)}
+    names = sorted(sources)
+    with ThreadPoolExecutor() as pool:  # most of the time is spent on reading
+        tried = pool.map(lambda name: _measure(sources[name], target, kind, probe, rung), names)
+        measured = dict(zip(names, tried, strict=True))
     tables = {name: table for name, table in measured.items() if isinstance(table, Tensor)}
     weights = spread_weights(torch.stack([*tables.values()])) if weigh and len(tables) > 2 else None
     opened = {name: source for name in tables if isinstance(source := sources[name], Source)}
     general: dict[str, Tensor] = {}
     if generality and len(tables) > 2 and kind in ("kernelwise", "layerwise"):
-        among = _mean(library_gaps(opened, target, kind, cache, progress), weights)
-        general = dict(zip(opened, general_gaps(among), strict=True))
+        among = library_gaps(opened, probe, rung, kind, cache, progress)
+        general = {} if among is None else dict(zip(opened, general_gaps(_mean(among, weights)), strict=True))
     found: dict[str, Estimate | Exception] = {}
     for name, table in measured.items():
         if isinstance(table, Tensor):
@@ -156,12 +165,14 @@ def _estimate(gap: Gap) -> Estimate:
     return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
 
 
-def _measure(source: Source | Exception, target: Signature, kind: Kind) -> Tensor | Gap | Exception:
+def _measure(
+    source: Source | Exception, target: Signature, kind: Kind, probe: Probe, rung: int | None
+) -> Tensor | Gap | Exception:
     """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
     if isinstance(source, Exception):
         return source
     try:
-        return _compare(signature_of(source, target), target, kind)
+        return _compare(signature_of(source, probe, rung), target, kind)
     except (PGEError, ValueError, OSError) as error:
         return error
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from pge_lightning.cache import Cache
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.gap import gaps_by_unit
+from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
 from pge_lightning.source import SignatureEntry, Source
 
@@ -26,25 +27,27 @@ SAME = 0.05
 
 def library_gaps(
     sources: Mapping[str, Source],
-    like: Signature,
+    probe: Probe,
+    rung: int | None,
     kind: _Kind,
     cache: Cache | None,
     progress: bool = False,
-) -> Tensor:
+) -> Tensor | None:
     """Compare every source with up to 16 of them, the same ones for all, and no two of one data set.
 
     Args:
-        sources: Name to a source whose signature compares with `like`.
-        like: A signature of a paired probe.
+        sources: Name to a source, whose signatures compare with each other.
+        probe: What they are of; paired.
+        rung: Their rung; ``None`` for a probe without budgets.
         kind: The formula.
         cache: Where gaps are looked for, and kept.
         progress: Whether to show a bar over the sources.
 
     Returns:
         ``[sources, references, restarts, units]``, sources in the order of their names; nan where a source and its
-        reference are of one data set, or do not compare.
+        reference are of one data set, or do not compare; ``None`` where no two can be.
     """
-    found = {name: source.find(like.probe.recipe, like.fingerprint["budget"]) for name, source in sources.items()}
+    found = {name: source.find(probe.recipe, rung) for name, source in sources.items()}
     entries = {name: entry for name, entry in found.items() if entry is not None}
     # By their digests, which have nothing to do with what they are, so that another source changes few of them.
     order = sorted(entries, key=lambda name: entries[name].sha256)
@@ -57,8 +60,10 @@ def library_gaps(
         if number < len(order) and len(references) < REFERENCES:
             twins = (other for other in references if (name, other) in tables and _same(tables[name, other]))
             references += [name] if next(twins, None) is None else []
-    empty = torch.full_like(gaps_by_unit(like.units, like.units, kind), torch.nan)
     told = {pair: table for pair, table in tables.items() if not _same(table)}
+    if not told:
+        return None
+    empty = torch.full_like(next(iter(told.values())), torch.nan)
     return torch.stack([
         torch.stack([told.get((name, other), empty) for other in references]) for name in sorted(order)
     ])

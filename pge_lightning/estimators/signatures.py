@@ -1,6 +1,7 @@
 """Signatures of one probe on both sides, as estimators that compare them ask for."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pge_lightning.errors import PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimates
@@ -37,32 +38,35 @@ def lacking(target: Target, sources: Sequence[str], probe: Probe) -> Estimates |
     return target.alone(look)
 
 
-def own_signature(target: Target, probe: Probe, budget: int | None) -> Signature:
-    """The target's signature.
+def own_signature(target: Target, probe: Probe, budget: int | None) -> tuple[Signature, int | None]:
+    """The target's signature, and what it compares with.
 
     Args:
         target: The target.
         probe: The probe.
-        budget: Rung of its ladder; by default the largest that the target fills and all readable sources hold.
+        budget: Rung of its ladder; by default the largest that all readable sources hold, and that the target fills
+            where it is walked as the sources.
 
     Returns:
-        The signature.
+        The signature, and the rung of the sources' signatures, ``None`` for a probe without budgets.
 
     Raises:
         PGEError: If the target does not fill that rung, or the signature cannot be collected.
     """
-    rungs = target.collector(probe).budgets
+    rungs = target.rungs(probe)
     if budget is not None and probe.budgets and budget not in rungs:
         raise PGEError(f"Expected `budget` to be a rung that the target fills, one of {rungs}, but got {budget}.")
-    return target.signature(probe, budget)
+    rung = target.budget(probe) if budget is None else budget
+    return target.signature(probe, rung), rung if probe.budgets else None
 
 
-def signature_of(source: Source, target: Signature) -> Signature:
-    """The source's signature of the target's probe and rung.
+def signature_of(source: Source, probe: Probe, rung: int | None) -> Signature:
+    """The source's signature of a probe and rung.
 
     Args:
         source: The source.
-        target: The target's signature.
+        probe: The probe.
+        rung: Rung of its ladder; ``None`` for a probe without budgets.
 
     Returns:
         The signature.
@@ -70,11 +74,12 @@ def signature_of(source: Source, target: Signature) -> Signature:
     Raises:
         PGEError: If the source has none, or its file is damaged.
     """
-    entry = source.find(target.probe.recipe, target.fingerprint["budget"])
+    entry = source.find(probe.recipe, rung)
     if entry is None:
         held = sorted({f"'{other.probe}' at {other.budget}" for other in source.signatures})
         raise PGEError(
-            f"Expected a signature of probe '{target.probe.name}' at {target.budget} samples, but it has "
+            f"Expected a signature of probe '{probe.name}' at {rung or 'all'} samples, but it has "
             f"{', '.join(held) or 'none'}. Collect it with this probe."
         )
-    return source.load_signature(entry)
+    # How targets are walked is for those who rank to say.
+    return replace(source.load_signature(entry), probe=probe)

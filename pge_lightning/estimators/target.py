@@ -171,8 +171,19 @@ class Target:
             self._collectors[probe] = Collector(self.model, self._loader, **{**self.options, "probe": probe})
         return self._collectors[probe]
 
+    def rungs(self, probe: Probe) -> list[int]:
+        """The rungs at which a target can be compared: all, but for a target that is walked as the sources.
+
+        Args:
+            probe: The probe.
+
+        Returns:
+            Sample budgets in ascending order; without a ladder, all samples.
+        """
+        return list(probe.budgets) if probe.target and probe.budgets else self.collector(probe).budgets
+
     def budget(self, probe: Probe) -> int:
-        """The largest rung that the target fills and all readable sources hold.
+        """The largest of these rungs that all readable sources hold.
 
         Args:
             probe: The probe.
@@ -180,8 +191,7 @@ class Target:
         Returns:
             Samples per restart.
         """
-        collector = self.collector(probe)
-        rungs, shapes = collector.budgets, collector.starts.shapes
+        rungs, shapes = self.rungs(probe), self.collector(probe.of_target).starts.shapes
 
         def choose() -> int:
             opened = [source for source in self.sources.values() if isinstance(source, Source)]
@@ -195,15 +205,19 @@ class Target:
 
         Args:
             probe: The probe.
-            budget: Rung of its ladder; by default as :meth:`budget` says.
+            budget: Rung of its ladder; by default as :meth:`budget` says. Of no matter where a target has a walk of
+                its own, which takes all samples.
 
         Returns:
             The signature.
         """
+        own = probe.of_target
+        if own is not probe:
+            budget = len(self.collector(own).pool)
         rung = self.budget(probe) if budget is None else budget
-        if (probe, rung) not in self._signatures:
-            self._signatures[probe, rung] = self._signature(self.collector(probe), rung)
-        return self._signatures[probe, rung]
+        if (own, rung) not in self._signatures:
+            self._signatures[own, rung] = self._signature(self.collector(own), rung)
+        return self._signatures[own, rung]
 
     def features(self, source: str | None, draw: int = 0) -> Features:
         """What a source's encoder makes of the target's samples; on rank zero only.

@@ -114,10 +114,11 @@ def layerwise_gap(source: Stack, target: Stack) -> Tensor:
 
 
 def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
-    r"""The layerwise gap over matrices and convolution kernels only, and over all units where there are none.
+    r"""The layerwise gap over matrices and convolution kernels but for the last; over all units where there are none.
 
     Biases and the scales of normalisation have few entries: between unrelated gradients of :math:`d` entries the
-    cosine scatters by :math:`1/\sqrt{d}`, and what they share is mostly what every data set asks of them.
+    cosine scatters by :math:`1/\sqrt{d}`, and what they share is mostly what every data set asks of them. What the last
+    kernel does is up to the head above it, whose start data sets do not share.
 
     Args:
         source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
@@ -136,6 +137,9 @@ def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
         >>> target = {"weight": torch.tensor([[[0.0, 2.0]]]), "bias": torch.tensor([[-1.0]])}
         >>> kernelwise_gap(source, target)
         tensor([1.], dtype=torch.float64)
+        >>> source["last"], target["last"] = torch.ones(1, 1, 2), -torch.ones(1, 1, 2)
+        >>> kernelwise_gap(source, target)
+        tensor([1.], dtype=torch.float64)
     """
     return gaps_by_unit(source, target, "kernelwise").mean(dim=1)
 
@@ -146,7 +150,8 @@ def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "laye
     Args:
         source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
         target: The same units, shapes and number of restarts for the other data set.
-        kind: ``"kernelwise"`` leaves out units of fewer than two dimensions, unless there are no others.
+        kind: ``"kernelwise"`` leaves out units of fewer than two dimensions, unless there are no others, and the last of
+            the rest in the order of both stacks, unless it is the only one.
 
     Returns:
         ``[restarts, units]`` in float64, units in the order of their names, in [0, 2].
@@ -162,10 +167,17 @@ def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "laye
         tensor([[2., 2.]], dtype=torch.float64)
     """
     names = common_units(source, target)
-    chosen = [name for name in names if source[name].ndim > 2] if kind == "kernelwise" else names
+    chosen = _kernels(source, target) or names if kind == "kernelwise" else names
     for name in set(names) - set(chosen):
         check_finite(name, source[name].sum(), target[name].sum())
-    return torch.stack([1.0 - cosines(name, source[name], target[name]) for name in chosen or names], dim=1)
+    return torch.stack([1.0 - cosines(name, source[name], target[name]) for name in chosen], dim=1)
+
+
+def _kernels(source: Stack, target: Stack) -> list[str]:
+    """Names of units of two dimensions and more, sorted, without the last where both sides agree which one it is."""
+    orders = [[name for name, stack in side.items() if stack.ndim > 2] for side in (source, target)]
+    last = {order[-1] for order in orders if len(order) > 1}
+    return sorted(set(orders[0]) - last if len(last) == 1 else orders[0])
 
 
 def spread_weights(gaps: Tensor) -> Tensor:

@@ -1,0 +1,155 @@
+"""What each choice of the default gap is worth: one setting per job, swept by Hydra.
+
+PGE_DATA=FOLDER pge family=gray28
+PGE_DATA=FOLDER python examples/benchmarks/ablation.py -m steps=15,30,60,120
+
+Two disjoint sets of restarts rank every target: weighted tau and regret are means over both, Kendall's tau is their
+agreement. Every job adds a line to `ablation.csv` in the results; signatures are collected once and kept beside it.
+"""
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pandas as pd
+import torch
+from finished import open_study
+from hydra.core.config_store import ConfigStore
+from hydra.utils import to_absolute_path
+from omegaconf import OmegaConf
+from rich.progress import track
+from signatures import Collected, Signatures, blocks, estimates, mean_kendall, some, truth_of, worth
+
+from pge_lightning.probe import Probe, Walk
+from pge_lightning.signature import Signature
+
+
+@dataclass
+class Setting:
+    """The default, and what may differ from it.
+
+    Args:
+        library: Folder of the sources.
+        results: Folder of the evaluation.
+        family: Its family.
+        targets: Names of the targets to rank for; by default all.
+        restarts: Restarts of a ranking.
+        collected: Restarts to collect, of which as many disjoint sets are made as there are.
+        steps: Steps of the sources' warm-up.
+        batch_size: Samples per step of the sources.
+        lr: Their rate.
+        optimizer: Of both sides, ``"adam"`` or ``"sgd"``.
+        rung: Samples of the sources.
+        target_steps: Steps of the target's warm-up.
+        target_batch_size: Samples per step of the target.
+        target_lr: Its rate.
+        kind: Formula of the gap.
+        weigh: Whether units count by the inverse of their spread.
+        generality: Weight of generality.
+        without: Number of a kernel to leave out, from 0; -1 for the last.
+        digits: Bits of the mantissa that signatures keep; 23 is float32, 7 is bfloat16.
+        sketch: Random projections that each unit is reduced to; 0 keeps it.
+    """
+
+    library: str = "outputs/${family}/sources"
+    results: str = "outputs/${family}/results"
+    family: str = "gray28"
+    targets: list[str] | None = None
+    restarts: int = 16
+    collected: int = 32
+    steps: int = 120
+    batch_size: int = 64
+    lr: float = 2e-3
+    optimizer: str = "adam"
+    rung: int = 1000
+    target_steps: int = 30
+    target_batch_size: int = 32
+    target_lr: float = 2e-3
+    kind: str = "kernelwise"
+    weigh: bool = True
+    generality: float = 1.0
+    without: int | None = None
+    digits: int = 23
+    sketch: int = 0
+
+
+ConfigStore.instance().store("ablation", node=Setting)
+
+
+def reduced(signature: Signature, setting: Setting) -> Signature:
+    """The signature without a kernel, in fewer digits, or as a sketch."""
+    units = dict(signature.units)
+    if setting.without is not None:
+        del units[[name for name, stack in units.items() if stack.ndim > 2][setting.without]]
+    if setting.digits < 23:
+        units = {name: rounded(stack, setting.digits) for name, stack in units.items()}
+    if setting.sketch:
+        units = {name: sketched(stack, setting.sketch) for name, stack in units.items()}
+    return replace(signature, units=units)
+
+
+def rounded(stack: torch.Tensor, digits: int) -> torch.Tensor:
+    """Values with fewer bits of the mantissa."""
+    mantissa, exponent = torch.frexp(stack)
+    scale = 2.0 ** (digits + 1)
+    return torch.ldexp((mantissa * scale).round() / scale, exponent)
+
+
+def sketched(stack: torch.Tensor, size: int) -> torch.Tensor:
+    """Random projections of a unit, the same for every data set; small units stay."""
+    rows = stack.flatten(1)
+    if stack.ndim < 3 or rows.shape[1] <= size:
+        return stack
+    generator = torch.Generator().manual_seed(rows.shape[1])
+    return (rows @ torch.randn(rows.shape[1], size, generator=generator)).unsqueeze(-1)
+
+
+def rank(setting: Setting) -> tuple[Signatures, Signatures, pd.DataFrame]:
+    """Signatures of targets and sources, and what fine-tuning gave."""
+    folder = Path(to_absolute_path(setting.results))
+    study = open_study(setting.family, to_absolute_path(setting.library), str(folder))
+    collected = Collected(study, folder / "ablation")
+    size = {"batch_size": setting.batch_size, "budgets": (setting.rung,)}
+    probe = Probe("ablation", setting.collected, setting.steps, setting.optimizer, setting.lr, **size)  # type: ignore[arg-type]
+    walk = Walk(setting.target_steps, setting.target_batch_size, setting.target_lr)
+    walked = replace(probe, **asdict(walk), budgets=())
+    sources = {name: collected.source(name, probe) for name in track(study.sources, "Sources", transient=True)}
+    names = setting.targets or study.targets
+    targets = {name: collected.target(name, walked) for name in track(names, "Targets", transient=True)}
+    return targets, sources, truth_of(folder)
+
+
+@hydra.main(version_base="1.3", config_path=None, config_name="ablation")
+def main(cfg: Setting) -> float:
+    """Rank under one setting, and write it down."""
+    OmegaConf.resolve(cfg)  # type: ignore[arg-type]  # a node of that type
+    setting: Setting = OmegaConf.to_object(cfg)  # type: ignore[assignment,arg-type]  # what the store holds
+    torch.set_num_threads(1)
+    targets, sources, truth = rank(setting)
+    found = []
+    for block in blocks(setting.collected, setting.restarts):
+        sides = (
+            {name: reduced(some(each, block), setting) for name, each in side.items()} for side in (targets, sources)
+        )
+        found.append(estimates(*sides, setting.generality, setting.kind, setting.weigh))
+    means = pd.DataFrame([worth(each, truth).mean() for each in found])
+    row = {key: value for key, value in asdict(setting).items() if key not in ("library", "results", "targets")}
+    seconds = {
+        f"seconds per {side}": np.mean([each.seconds for each in signatures.values()]) / len(found)
+        for side, signatures in (("source", sources), ("target", targets))
+    }
+    row |= {
+        **means.mean().to_dict(),
+        "spread of tau": means["weighted tau"].std(),
+        "kendall": mean_kendall(found),
+        **seconds,
+    }
+    path = Path(to_absolute_path(setting.results)) / "ablation.csv"
+    pd.DataFrame([row]).to_csv(path, mode="a", header=not path.exists(), index=False)
+    print(" ".join(f"{key}={value:.3f}" for key, value in list(row.items())[-6:]))
+    return float(row["weighted tau"])
+
+
+if __name__ == "__main__":
+    main()
