@@ -61,8 +61,9 @@ class Probe:
             a lower resolution (``"reduced"``), a fixed random projection of it (``"projection"``), which samples share
             words (``"words"``), or what fits the type of the inputs (``"auto"``). ``None`` follows the loss of the
             module. Part of the recipe where it is not the default.
-        target: How a target is walked, on all samples that it has; not part of the recipe, so that sources need not be
-            collected again. ``None`` walks it as the sources, at a rung that all of them hold.
+        target: How a target is walked, on all samples that it has (of a stream, as many as the largest rung); not part of
+            the recipe, so that sources need not be collected again. ``None`` walks it as the sources, at a rung that
+            all of them hold.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -147,7 +148,7 @@ class Probe:
     @property
     def of_target(self) -> "Probe":
         """The probe that a target's signature is collected with; this one, if it is walked as the sources."""
-        return self if self.target is None else replace(self, **asdict(self.target), budgets=(), target=None)
+        return self if self.target is None else replace(self, **asdict(self.target), target=None)
 
     @property
     def walks(self) -> bool:

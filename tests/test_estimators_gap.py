@@ -1,6 +1,7 @@
 """The gap as an estimator: formulas, weights of units, rungs, the noise floor, and sources that do not compare."""
 
 import dataclasses
+import itertools
 import math
 import shutil
 from pathlib import Path
@@ -217,10 +218,15 @@ def test_a_target_with_a_walk_of_its_own_takes_all_its_samples_at_any_rung_of_th
         details = target.details["gap"]
         assert (details["budget"], details["rung"]) == (samples, rung)
         loader = make_loader(TARGET_SEED, samples)
-        own = collect_signature(Net(), loader, loss_fn=plain_loss, probe=walked.of_target, encoder="encoder")
-        assert own.budget == samples
+        options = {"probe": walked.of_target, "budget": samples, "encoder": "encoder"}
+        own = collect_signature(Net(), loader, loss_fn=plain_loss, **options)
         assert (own.probe.steps, own.probe.batch_size, own.probe.lr) == (3, 10, 1e-3)
         assert found == gaps(own, opened(library), generality=1.0, probe=walked, rung=rung)[0]
+    endless = Target(
+        Net(), itertools.cycle(make_loader(TARGET_SEED, 128)), library, encoder="encoder", loss_fn=plain_loss
+    )
+    assert all(isinstance(each, Estimate) for each in GapEstimator(walked).estimate(endless, NAMES).values())
+    assert endless.details["gap"]["budget"] == 64  # as many as the largest rung
     with pytest.raises(PGEError, match=r"one of \[16, 32, 64\], but got 24"):
         GapEstimator(walked, budget=24).estimate(about(library, samples=24), NAMES)
 
@@ -240,7 +246,7 @@ def test_the_noise_floor_of_a_walked_target_compares_its_halves(library):
     target = about(library, samples=40)
     GapEstimator(walked, floor=True).estimate(target, NAMES)
     assert 0 < target.details["gap"]["noise_floor"] < 2
-    assert target.notes[0].startswith("Noise floor of gap at 20 samples:")
+    assert target.notes[0].startswith("Noise floor of gap at 16 samples:")
 
 
 def test_a_probe_without_rungs_takes_the_budget_as_it_is(tmp_path):

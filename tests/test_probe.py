@@ -48,7 +48,7 @@ def test_a_target_is_walked_as_the_sources_or_in_a_way_of_its_own():
     walked = dataclasses.replace(probe, target={"steps": 5, "batch_size": 8, "lr": 1e-3})  # as a file holds it
     assert walked.target == Walk(steps=5, batch_size=8, lr=1e-3)
     assert walked.recipe == probe.recipe
-    assert walked.of_target == dataclasses.replace(probe, steps=5, batch_size=8, lr=1e-3, budgets=())
+    assert walked.of_target == dataclasses.replace(probe, steps=5, batch_size=8, lr=1e-3)
     assert walked.of_target.of_target == walked.of_target
 
 

@@ -113,7 +113,7 @@ def rank(setting: Setting) -> tuple[Signatures, Signatures, pd.DataFrame]:
     size = {"batch_size": setting.batch_size, "budgets": (setting.rung,)}
     probe = Probe("ablation", setting.collected, setting.steps, setting.optimizer, setting.lr, **size)  # type: ignore[arg-type]
     walk = Walk(setting.target_steps, setting.target_batch_size, setting.target_lr)
-    walked = replace(probe, **asdict(walk), budgets=())
+    walked = replace(probe, target=walk)
     sources = {name: collected.source(name, probe) for name in track(study.sources, "Sources", transient=True)}
     names = setting.targets or study.targets
     targets = {name: collected.target(name, walked) for name in track(names, "Targets", transient=True)}

@@ -43,7 +43,7 @@ class Collected:
 
     def source(self, name: str, probe: Probe) -> Signature:
         """The signature of a source's training data, at the first rung of the probe."""
-        return self._collect(f"source-{name}", self.study.source_job(name), probe, {})
+        return self._collect(f"source-{name}", self.study.source_job(name), replace(probe, target=None), {})
 
     def target(self, name: str, probe: Probe, data: Mapping[str, Any] = {}, loss_fn: LossFn | None = None) -> Signature:
         """The signature of a target, walked as the probe says; `data` and `loss_fn` are what differs from the study."""
@@ -62,8 +62,8 @@ class Collected:
         model = seeded_model(job, datamodule)
         datamodule.prepare_data()
         datamodule.setup("fit")
-        budget = probe.budgets[0] if probe.budgets else None
         loader = datamodule.train_dataloader()
+        budget = probe.budgets[0] if name.startswith("source-") else len(loader.dataset)
         signature = collect_signature(model, loader, probe=probe, budget=budget, encoder="encoder", loss_fn=loss_fn)
         path.with_suffix(".part").write_bytes(encode_signature(signature))
         path.with_suffix(".part").rename(path)

@@ -105,11 +105,12 @@ class Study:
         job = self._job(name, self.cfg.evaluate.sources[name])
         return _merge(job, self.cfg.evaluate.train)
 
-    def target_job(self, name: str, seed: int) -> DictConfig:
-        """The configuration that fine-tunes on a target."""
+    def target_job(self, name: str, seed: int, encoder: str = TRAINED) -> DictConfig:
+        """The configuration that fine-tunes on a target, the whole model or the head alone."""
         job = self._job(name, self.cfg.evaluate.targets.get(name, self.cfg.data))
         job.seed, job.optimized_metric, job.finetune.test = seed, self.cfg.evaluate.metric, True
-        return _merge(job, self.cfg.evaluate.finetune)
+        job = _merge(job, self.cfg.evaluate.finetune)
+        return _merge(job, self.cfg.evaluate.heads) if encoder == FROZEN else job
 
     def ranking_job(self, name: str, contestant: Contestant) -> DictConfig:
         """The configuration that ranks the sources for a target."""

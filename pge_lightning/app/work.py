@@ -156,7 +156,7 @@ class Worker:
         return self._target[1]
 
     def _fine_tune(self, target: str, seed: int, source: str, encoder: str) -> Cell:
-        job, digest = self.study.target_job(target, seed), ""
+        job, digest = self.study.target_job(target, seed, encoder), ""
         with suppress(PGEError):  # a source that is not there fails when it is loaded
             digest = "" if source == SCRATCH else self.study.library.open(source).weights_file.sha256
         more = () if encoder == TRAINED else (encoder,)
