@@ -61,8 +61,8 @@ class Probe:
             a lower resolution (``"reduced"``), a fixed random projection of it (``"projection"``), which samples share
             words (``"words"``), or what fits the type of the inputs (``"auto"``). ``None`` follows the loss of the
             module. Part of the recipe where it is not the default.
-        target: How a target is walked, on all samples that it has (of a stream, as many as the largest rung); not part of
-            the recipe, so that sources need not be collected again. ``None`` walks it as the sources, at a rung that
+        target: How a target is walked, on all samples that it has (of a stream, as many as the largest rung); not part
+            of the recipe, so that sources need not be collected again. ``None`` walks it as the sources, at a rung that
             all of them hold.
 
     Raises:

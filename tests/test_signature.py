@@ -47,7 +47,7 @@ def test_a_target_compares_with_sources_whose_probe_walks_targets_so():
         with pytest.raises(IncomparableError, match="Expected the same probe, but `steps` is"):
             other.check_comparable(target)
     starts = {**target.starts, "conv.bias": ("a0", "b1")}
-    with pytest.raises(IncomparableError, match="unit 'conv.bias' started from other values"):
+    with pytest.raises(IncomparableError, match=r"unit 'conv\.bias' started from other values"):
         source.check_comparable(dataclasses.replace(target, starts=starts))
 
 

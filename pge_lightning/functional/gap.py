@@ -150,8 +150,8 @@ def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "laye
     Args:
         source: Weight unit to its principal gradients, ``[restarts, *shape]``, float32.
         target: The same units, shapes and number of restarts for the other data set.
-        kind: ``"kernelwise"`` leaves out units of fewer than two dimensions, unless there are no others, and the last of
-            the rest in the order of both stacks, unless it is the only one.
+        kind: ``"kernelwise"`` leaves out units of fewer than two dimensions, unless there are no others, and the last
+            of the rest in the order of both stacks, unless it is the only one.
 
     Returns:
         ``[restarts, units]`` in float64, units in the order of their names, in [0, 2].
