@@ -45,8 +45,7 @@ def test_a_selector_without_a_probe_takes_the_default(library):
 
 def test_without_records_and_label_free_signatures_the_rest_ranks(library):
     ranking = SourceSelector(library, default_estimator(LADDER), cache=False, verbose=False).rank(Net(), make_loader(2))
-    assert {line.status for line in ranking.sources} == {"ok", "not opened"}
-    assert [line.status for line in ranking.sources].count("ok") == 1  # 30 % of four
+    assert {line.status for line in ranking.sources} == {"ok"}  # four are so few that all are opened
     assert any(note.startswith("Left out label_free") for note in ranking.notes)
     assert set(ranking.columns) >= {"gap", "gap_and_history", "combined", "linear_probe", "log_me"}
 

@@ -225,15 +225,24 @@ def test_if_all_fail_each_says_why(library):
 # --- arguments
 
 
+@pytest.mark.parametrize(("least", "listed"), [(1, 1), (4, 4), (50, 6)])
+def test_a_fraction_may_be_of_so_few_that_more_are_opened(least, listed, library):
+    second = then()
+    ranking = rank_sources(about(library), Pipeline(first(), second, 0.3, least=least))
+    assert set(second.asked[-1]) == set(list(PLACES)[:listed])
+    assert names_of(ranking, "not opened") == list(PLACES)[listed:]
+
+
 @pytest.mark.parametrize("shortlist", [0, -1, 1.5, "best", "0.3", float("nan"), float("inf")])
 def test_a_shortlist_out_of_range_is_refused(shortlist):
     with pytest.raises(ValueError, match=r"`shortlist` to be 'ties', a whole number, or a fraction"):
         Pipeline(FactEstimator(), FeatureScore(), shortlist)
 
 
-def test_at_most_none_is_refused():
-    with pytest.raises(ValueError, match="`most` to be at least 1, but got 0"):
-        Pipeline(FactEstimator(), FeatureScore(), "ties", most=0)
+@pytest.mark.parametrize("limit", ["least", "most"])
+def test_at_least_or_most_none_is_refused(limit):
+    with pytest.raises(ValueError, match=f"`{limit}` to be at least 1, but got 0"):
+        Pipeline(FactEstimator(), FeatureScore(), "ties", **{limit: 0})
 
 
 def test_it_needs_and_costs_what_both_do():

@@ -21,18 +21,20 @@ class Pipeline:
     Args:
         first: Ranks all sources; should open none.
         then: Ranks the shortlist.
-        shortlist: How many sources that is: a number; a fraction of all sources, below 1 (rounded down, but one at
-            least); or ``"ties"``, those that the first estimator cannot tell from its best one.
+        shortlist: How many sources that is: a number; a fraction of all sources, below 1 (rounded down); or ``"ties"``,
+            those that the first estimator cannot tell from its best one.
+        least: Fewest sources on the shortlist, where it is a fraction.
         most: Most sources on the shortlist, where it is of ties.
         name: The column in tables.
 
     Raises:
-        ValueError: If `shortlist` or `most` is out of range.
+        ValueError: If `shortlist`, `least` or `most` is out of range.
     """
 
     first: Estimator
     then: Estimator
     shortlist: float | Literal["ties"] = 0.3
+    least: int = 1
     most: int | None = None
     name: str = "combined"
     higher_is_better: bool = field(default=True, init=False)
@@ -43,8 +45,10 @@ class Pipeline:
             raise ValueError(
                 f"Expected `shortlist` to be 'ties', a whole number, or a fraction between 0 and 1, but got {size!r}."
             )
-        if self.most is not None and self.most < 1:
-            raise ValueError(f"Expected `most` to be at least 1, but got {self.most}.")
+        for field_name in ("least", "most"):
+            count = getattr(self, field_name)
+            if count is not None and count < 1:
+                raise ValueError(f"Expected `{field_name}` to be at least 1, but got {count}.")
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -113,7 +117,7 @@ class Pipeline:
             return min(len(near), self.most or len(near))
         if self.shortlist >= 1:
             return min(int(self.shortlist), len(order))
-        return max(1, math.floor(self.shortlist * len(order) + 1e-9))
+        return min(max(self.least, math.floor(self.shortlist * len(order) + 1e-9)), len(order))
 
 
 def _told(each: Estimate | Exception, best: Estimate) -> bool:
