@@ -162,7 +162,7 @@ def test_one_that_fails_on_the_shortlist_makes_room_for_the_next(library, monkey
 @pytest.mark.parametrize("shortlist", [2, 0.5, "ties"])
 @pytest.mark.parametrize("kind", BREAKS)
 def test_the_rest_is_ranked_as_if_it_were_not_there(kind, shortlist, library):
-    pipeline = Pipeline(GapEstimator(LADDER, generality=0.0), FeatureScore(), shortlist)
+    pipeline = Pipeline(GapEstimator(LADDER, "layerwise", generality=0.0), FeatureScore(), shortlist)
     sound = rank_sources(about(library), pipeline)
     name = put_broken(library, kind, data=0)  # the nearest of all, by its signature
     ranking = rank_sources(about(library), pipeline)
@@ -173,7 +173,7 @@ def test_the_rest_is_ranked_as_if_it_were_not_there(kind, shortlist, library):
 
 @pytest.mark.parametrize("kind", BREAKS)
 def test_a_combination_does_not_take_a_broken_shortlist_of_one_for_a_silent_score(kind, library):
-    plain = GapEstimator(LADDER, generality=0.0)  # by which the broken one stands on top
+    plain = GapEstimator(LADDER, "layerwise", generality=0.0)  # by which the broken one stands on top
     together = Combination({"gap": plain, "score": FeatureScore()})
     pipeline = Pipeline(plain, together, 1)
     sound = rank_sources(about(library), pipeline)
