@@ -228,7 +228,7 @@ class TestStudy:
         assert gray28.target_job("usps", 0).data.labels == 200
         assert gray28.source_job("usps").data.labels is None
         named = {each.name: each for each in gray28.estimators}
-        assert {"gap", "linear_probe", "standing", "default", "published form, 200 labels"} <= set(named)
+        assert {"gap", "linear_probe", "standing", "default", "published"} <= set(named)
         for name, contestant in named.items():
             labels = gray28.ranking_job("usps", contestant).data.labels
             assert labels == (None if name.endswith("up to 5,000 labels") else 200)
