@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import time
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -90,10 +91,10 @@ def test_find_goes_by_recipe_and_budget(library):
         ("default", 1000),
         ("published", None),
     ]
-    assert source.find(Probe(name="renamed").recipe, 200) == source.signatures[0]
+    assert source.find(replace(PROBES["default"], name="renamed").recipe, 200) == source.signatures[0]
     assert source.find(PROBES["published"].recipe, None) == source.signatures[2]
     assert source.find(PROBES["default"].recipe, 5000) is None
-    assert source.find(Probe(lr=1e-3).recipe, 200) is None
+    assert source.find(replace(PROBES["default"], lr=1e-3).recipe, 200) is None
 
 
 def test_files_are_named_by_their_content(local, tmp_path):

@@ -182,7 +182,8 @@ def test_nearer_inputs_are_nearer():
 
     probe = dataclasses.replace(FREE, restarts=6, steps=20)
     target, near, far = of(0, 0), of(1, 0), of(2, 1)
-    assert compare(near, target).value < compare(far, target).value - 0.05
+    # By all units: in a network of two small layers the one that is left of its kernels says little.
+    assert compare(near, target, "layerwise").value < compare(far, target, "layerwise").value - 0.05
 
 
 def test_labelled_and_label_free_signatures_do_not_compare():

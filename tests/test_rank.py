@@ -58,7 +58,7 @@ def text_of(ranking, width=200):
 
 def test_sources_stand_in_the_order_of_their_estimates(library):
     target = about(library)
-    ranking = rank_sources(target, GapEstimator(STEADY, weigh=False, generality=0.0))
+    ranking = rank_sources(target, GapEstimator(STEADY, "layerwise", weigh=False, generality=0.0))
     values = [line.estimate.value for line in ranking.sources]
     assert values == sorted(values)
     assert ranking.best.name == "near"
@@ -66,17 +66,18 @@ def test_sources_stand_in_the_order_of_their_estimates(library):
     assert (ranking.estimator, ranking.higher_is_better) == ("gap", False)
     assert ranking.details == {
         "gap": {
-            "kind": "kernelwise",
+            "kind": "layerwise",
             "weighed": False,
             "probe": "ladder",
             "budget": 64,
+            "rung": 64,
             "generality": 0.0,
             "noise_floor": None,
         }
     }
     for line in ranking.sources:
         source = library.open(line.name)
-        gap = compare(source.load_signature(source.signatures[0]), target.signature(STEADY))
+        gap = compare(source.load_signature(source.signatures[0]), target.signature(STEADY), "layerwise")
         assert line.estimate == Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
         assert line.facts == source.facts
 
