@@ -15,7 +15,7 @@ import torch
 from pge_lightning.artifact import encode
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.library import Library
-from pge_lightning.probe import PROBES, Probe
+from pge_lightning.probe import PROBES
 from pge_lightning.signature import Signature
 from pge_lightning.source import SourceFacts
 

@@ -57,7 +57,7 @@ class Setting:
     family: str = "gray28"
     targets: list[str] | None = None
     restarts: int = 16
-    collected: int = 32
+    collected: int = 64
     steps: int = 120
     batch_size: int = 64
     lr: float = 2e-3
@@ -109,7 +109,7 @@ def rank(setting: Setting) -> tuple[Signatures, Signatures, pd.DataFrame]:
     """Signatures of targets and sources, and what fine-tuning gave."""
     folder = Path(to_absolute_path(setting.results))
     study = open_study(setting.family, to_absolute_path(setting.library), str(folder))
-    collected = Collected(study, folder / "ablation")
+    collected = Collected(study, folder / "signatures")
     size = {"batch_size": setting.batch_size, "budgets": (setting.rung,)}
     probe = Probe("ablation", setting.collected, setting.steps, setting.optimizer, setting.lr, **size)  # type: ignore[arg-type]
     walk = Walk(setting.target_steps, setting.target_batch_size, setting.target_lr)

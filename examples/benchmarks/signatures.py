@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Collected:
 
     def source(self, name: str, probe: Probe) -> Signature:
         """The signature of a source's training data, at the first rung of the probe."""
-        return self._collect(f"source-{name}", self.study.source_job(name), replace(probe, target=None), {})
+        return self._collect(f"source-{name}", self.study.source_job(name), probe, {})
 
     def target(self, name: str, probe: Probe, data: Mapping[str, Any] = {}, loss_fn: LossFn | None = None) -> Signature:
         """The signature of a target, walked as the probe says; `data` and `loss_fn` are what differs from the study."""
@@ -53,7 +53,8 @@ class Collected:
     def _collect(
         self, name: str, job: Any, probe: Probe, data: Mapping[str, Any], loss_fn: LossFn | None = None
     ) -> Signature:
-        said = json.dumps([asdict(probe), dict(data), loss_fn and loss_fn.__name__], sort_keys=True)
+        rung = probe.budgets[0] if name.startswith("source-") else None
+        said = json.dumps([probe.recipe, rung, dict(data), loss_fn and loss_fn.__name__], sort_keys=True)
         path = self.folder / f"{name}-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}.safetensors"
         if path.exists():
             return decode_signature(path.read_bytes())
@@ -63,7 +64,7 @@ class Collected:
         datamodule.prepare_data()
         datamodule.setup("fit")
         loader = datamodule.train_dataloader()
-        budget = probe.budgets[0] if name.startswith("source-") else len(loader.dataset)
+        budget = rung or len(loader.dataset)
         signature = collect_signature(model, loader, probe=probe, budget=budget, encoder="encoder", loss_fn=loss_fn)
         path.with_suffix(".part").write_bytes(encode_signature(signature))
         path.with_suffix(".part").rename(path)

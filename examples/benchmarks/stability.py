@@ -135,7 +135,7 @@ def main() -> None:
     walk, size = probe.target, probe.restarts
     if walk is None or size is None:
         raise ValueError("Expected the family's default probe to have restarts, and a walk for targets.")
-    rankings = Rankings(Collected(study, results / "stability"), probe, TIMES * size)
+    rankings = Rankings(Collected(study, results / "signatures"), probe, TIMES * size)
     table = pd.DataFrame(rows(rankings, walk, size, truth_of(results)))
     table.to_csv(results / "stability.csv", index=False)
     base = rankings.targets(walk, {}, None, TIMES * size)
