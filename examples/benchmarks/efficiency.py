@@ -29,22 +29,32 @@ from rich.table import Table
 
 from pge_lightning.app.build import build_data
 from pge_lightning.app.tasks import seeded_model
-from pge_lightning.estimators import Estimator, FeatureScore, GapEstimator, Target
+from pge_lightning.estimators import (
+    Estimator,
+    FeatureScore,
+    GapEstimator,
+    Target,
+    Task2VecEstimator,
+    combined,
+    default_estimator,
+)
 from pge_lightning.library import Library
 from pge_lightning.probe import Probe
 from pge_lightning.rank import rank_sources
 from pge_lightning.source import COMMIT
 
 TARGET = "mnist"
-ESTIMATORS: dict[str, Callable[[Probe], Estimator]] = {
-    "gap, first ranking": GapEstimator,
-    "gap": GapEstimator,
-    "plain gap": lambda probe: GapEstimator(probe, generality=0.0),
+ESTIMATORS: dict[str, Callable[[dict[str, Probe]], Estimator]] = {
+    "gap, first ranking": lambda probes: GapEstimator(probes["default"]),
+    "gap": lambda probes: GapEstimator(probes["default"]),
+    "Task2Vec": lambda probes: Task2VecEstimator(probes["task2vec"]),
     "H-score, regularised": lambda _: FeatureScore("regularized_h_score"),
-    "LogME": lambda _: FeatureScore("log_me"),
-    "SFDA": lambda _: FeatureScore("sfda"),
     "nearest neighbours": lambda _: FeatureScore("knn"),
     "linear probe": lambda _: FeatureScore("linear_probe"),
+    "LogME": lambda _: FeatureScore("log_me"),
+    "SFDA": lambda _: FeatureScore("sfda"),
+    "default": lambda probes: default_estimator(probes["default"], probes["label_free"], probes["task2vec"]),
+    "combined": lambda probes: combined(probes["default"], probes["label_free"], probes["task2vec"]),
 }
 
 
@@ -66,7 +76,7 @@ def measure(options: argparse.Namespace, folder: str, name: str, samples: int, s
     job.data.labels = samples
     datamodule = build_data(job.data)
     model = seeded_model(job, datamodule)
-    estimator = ESTIMATORS[name](next(each for each in study.probes if each.name == "default"))
+    estimator = ESTIMATORS[name]({probe.name: probe for probe in study.probes})
     before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     ranking = rank_sources(Target(model, datamodule, Library(folder), encoder="encoder", samples=samples), estimator)
     seconds = time.perf_counter() - begin
@@ -98,7 +108,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all estimators")
     parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS], choices=[*ESTIMATORS])
     options = parser.parse_args()
-    rows = []
+    path, key = Path(options.results) / "efficiency.csv", ["estimator", "sources", "samples"]
+    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*key, "s", "MiB"])
     with TemporaryDirectory() as folder:
         for count in sorted(options.sources):
             enlarge(Path(options.library), Path(folder), count)
@@ -107,13 +118,13 @@ def main() -> None:
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
                     shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
                     seconds, peak = measured(options, folder, name, samples)
-                    rows.append({"estimator": name, "sources": count, "samples": samples, "s": seconds, "MiB": peak})
-                    pd.DataFrame(rows).to_csv(Path(options.results) / "efficiency.csv", index=False)
+                    row = pd.DataFrame([[name, count, samples, seconds, peak]], columns=rows.columns)
+                    rows = row if rows.empty else pd.concat([rows, row]).drop_duplicates(key, keep="last")
+                    rows.to_csv(path, index=False)
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
-    seconds = (
-        pd.DataFrame(rows).pivot(index="estimator", columns=["samples", "sources"], values="s").loc[options.estimators]
-    )
+    seconds = rows.pivot(index="estimator", columns=["samples", "sources"], values="s").sort_index(axis=1)
+    seconds = seconds.loc[[name for name in ESTIMATORS if name in seconds.index]]
     table = Table(
         "estimator", *(f"{samples:,} samples\n{count:,} sources" for samples, count in seconds.columns), box=None
     )
@@ -121,7 +132,7 @@ def main() -> None:
         table.add_row(str(name), *(f"{value:.1f} s" for value in row))
     table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
     Console(width=140).print(table)
-    print(f"Peak memory beyond what there was: {max(row['MiB'] for row in rows):.0f} MiB at most.")
+    print(f"Peak memory beyond what there was: {rows['MiB'].max():.0f} MiB at most.")
 
 
 if __name__ == "__main__":
