@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 from scipy import stats
 
-__all__ = ["error_and_margin"]
+__all__ = ["error_and_margin", "quantile"]
 
 
 def error_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float]:
@@ -29,5 +30,26 @@ def error_and_margin(values: Sequence[float], confidence: float = 0.95) -> tuple
         raise ValueError(f"Expected `confidence` between 0 and 1, but got {confidence}.")
     if len(values) < 2:
         return math.nan, math.nan
-    error = float(stats.sem(values))
-    return error, error * float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    count = len(values)
+    error = math.dist(values, [sum(values) / count] * count) / math.sqrt(count * (count - 1))
+    return error, error * quantile(confidence, count - 1)
+
+
+@lru_cache(maxsize=256)
+def quantile(confidence: float, freedom: float = math.inf) -> float:
+    """How many standard errors an interval reaches to either side.
+
+    Kept, because it takes longer than all the rest of a comparison, and is the same for every source of a library.
+
+    Args:
+        confidence: Probability that the interval covers the quantity's expectation, in (0, 1).
+        freedom: Degrees of freedom of Student's t; infinitely many give the normal distribution.
+
+    Returns:
+        The quantile, above 0.
+
+    Example:
+        >>> round(quantile(0.95), 4), round(quantile(0.95, 15), 4)
+        (1.96, 2.1314)
+    """
+    return float(stats.t.ppf((1 + confidence) / 2, freedom))

@@ -151,9 +151,10 @@ class Ranking:
             Columns rank, source, the estimator's name, standard_error, low, high, tied, one column for each other
             estimator, classes, samples, metric, value, status, reason.
         """
-        rows = [self._row(number, line) for number, line in enumerate(self.sources, start=1)]
-        numbers = [self.estimator, *self.columns]
-        order = ["rank", "source", self.estimator, *_UNCERTAINTY, "tied", *self.columns, *_FACTS, "status", "reason"]
+        columns = self.columns
+        rows = [self._row(number, line, columns) for number, line in enumerate(self.sources, start=1)]
+        numbers = [self.estimator, *columns]
+        order = ["rank", "source", self.estimator, *_UNCERTAINTY, "tied", *columns, *_FACTS, "status", "reason"]
         return pd.DataFrame(rows, columns=order).astype({**_TYPES, **dict.fromkeys(numbers, "float64")})
 
     def to_dict(self) -> dict[str, Any]:
@@ -173,16 +174,15 @@ class Ranking:
             "sources": rows,
         }
 
-    def _row(self, number: int, line: RankedSource) -> dict[str, Any]:
-        facts = asdict(line.facts) if line.facts is not None else {}
+    def _row(self, number: int, line: RankedSource, columns: Sequence[str]) -> dict[str, Any]:
         return {
             "rank": number if line.estimate is not None else None,
             "source": line.name,
             self.estimator: getattr(line.estimate, "value", None),
             **{name: getattr(line.estimate, name, None) for name in _UNCERTAINTY},
             "tied": line.tied,
-            **{name: line.columns.get(name) for name in self.columns},
-            **{name: facts.get(name) for name in _FACTS},
+            **{name: line.columns.get(name) for name in columns},
+            **{name: getattr(line.facts, name, None) for name in _FACTS},
             "status": line.status,
             "reason": line.reason,
         }
@@ -190,16 +190,17 @@ class Ranking:
     def __rich__(self) -> Group:
         """The table that is printed, and below it notes and why sources failed."""
         better = "larger" if self.higher_is_better else "smaller"
-        table = Table("rank", "source", self.estimator, "95 % interval", *self.columns, "classes", "samples")
+        columns = self.columns
+        table = Table("rank", "source", self.estimator, "95 % interval", *columns, "classes", "samples")
         for heading in ("own metric", "status"):
             table.add_column(heading)
         table.title = f"Sources by {self.estimator}, {better} is better{self._described()}"
         table.box, table.padding = SIMPLE_HEAD, (0, 1, 0, 0)
         for column in table.columns:
             # On a narrow terminal names fold, so that numbers stay whole.
-            column.no_wrap, column.overflow = column.header not in ("source", "own metric", *self.columns), "fold"
+            column.no_wrap, column.overflow = column.header not in ("source", "own metric", *columns), "fold"
         for number, line in enumerate(self.sources, start=1):
-            table.add_row(*_cells(number, line, self.columns))
+            table.add_row(*_cells(number, line, columns))
         reasons = [Text(f"{line.name} {line.status}: {line.reason}") for line in self.sources if line.reason]
         answer = [part for part in (self.race, self.decision) if part is not None]
         return Group(table, *map(Text, self.notes), *reasons, *answer)

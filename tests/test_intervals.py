@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pge_lightning.intervals import error_and_margin
+from pge_lightning.intervals import error_and_margin, quantile
 
 
 def test_values_by_hand():
@@ -43,3 +43,10 @@ def test_equal_draws_leave_no_doubt():
 def test_a_confidence_out_of_range_is_refused(confidence):
     with pytest.raises(ValueError, match=f"`confidence` between 0 and 1, but got {confidence}"):
         error_and_margin([1.0, 2.0], confidence)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.95])
+def test_quantiles_are_those_of_scipy_and_infinitely_many_draws_are_normal(confidence):
+    for freedom in (1, 15):
+        assert quantile(confidence, freedom) == stats.t.interval(confidence, freedom)[1]
+    assert quantile(confidence) == pytest.approx(stats.norm.interval(confidence)[1], rel=1e-12)

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
-from scipy import stats
-
-from pge_lightning.intervals import error_and_margin
+from pge_lightning.intervals import error_and_margin, quantile
 from pge_lightning.probe import Probe
 
 if TYPE_CHECKING:
@@ -176,7 +174,7 @@ def tied(a: Estimate, b: Estimate, confidence: float = 0.95) -> bool:
         _, margin = error_and_margin(differences, confidence)
         return abs(math.fsum(differences) / len(differences)) <= margin * max(dependence(a), dependence(b))
     error = math.hypot(a.standard_error, b.standard_error)
-    margin = 0.0 if math.isnan(error) else error * float(stats.norm.ppf((1 + confidence) / 2))
+    margin = 0.0 if math.isnan(error) else error * quantile(confidence)
     return abs(a.value - b.value) <= margin
 
 
