@@ -1,18 +1,21 @@
-"""What a library keeps although it could be computed again: signatures of targets, and gaps between sources."""
+"""What a library keeps although it could be computed again: targets' signatures, sources' directions and their gaps."""
 
 from collections.abc import Mapping
 from contextlib import suppress
 
+import numpy as np
+import torch
 from fsspec import AbstractFileSystem
 from torch import Tensor
 
 from pge_lightning import artifact
+from pge_lightning.directions import Directions
 from pge_lightning.errors import ArtifactError
 from pge_lightning.signature import Signature
 
 __all__ = ["Cache"]
 
-_TARGETS, _GAPS = ".targets", ".gaps"
+_TARGETS, _DIRECTIONS, _GAPS = ".targets", ".directions", ".gaps"
 
 
 class Cache:
@@ -36,20 +39,44 @@ class Cache:
             return artifact.decode_signature(artifact.read_bytes(self._fs, self._path(_TARGETS, key)))
         return None
 
+    def put_directions(self, key: str, directions: Directions) -> None:
+        """Keep a source's directions under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""
+        header = {"digest": directions.digest, "sums": _sums_of_words(directions.units)}
+        data = artifact.encode(directions.units, header, kind="directions")
+        artifact.write_bytes(self._fs, self._path(_DIRECTIONS, key), data)
+
+    def get_directions(self, key: str) -> Directions | None:
+        """Look for the kept directions of a source; ``None`` if there are none that can be read, or none undamaged."""
+        with suppress(ArtifactError, KeyError, TypeError, ValueError):
+            data = artifact.read_bytes(self._fs, self._path(_DIRECTIONS, key))
+            units, header = artifact.decode(data, kind="directions")
+            if header["sums"] == _sums_of_words(units):
+                return Directions(units, header["digest"])
+        return None
+
     def put_gaps(self, key: str, gaps: Mapping[str, Tensor]) -> None:
-        """Keep a signature's gaps to others, by keys that are fit for files' names; an ``ArtifactError`` if it cannot.
+        """Keep gaps of signatures to one, by keys that are fit for files' names; an ``ArtifactError`` if it cannot.
 
         Args:
-            key: Of the signature.
-            gaps: Key of the other side to the gaps of each restart and unit, ``[restarts, units]``.
+            key: Of the one.
+            gaps: Key of each other side to the gaps of each restart and unit, ``[restarts, units]``, the same for all.
         """
-        artifact.write_bytes(self._fs, self._path(_GAPS, key), artifact.encode(gaps, {}, kind="gaps"))
+        # A thousand tensors by their names would take longer to read than all gaps to a target to compute.
+        tables = torch.stack([*gaps.values()])
+        data = artifact.encode({"gaps": tables}, {"others": [*gaps]}, kind="gaps")
+        artifact.write_bytes(self._fs, self._path(_GAPS, key), data)
 
     def get_gaps(self, key: str) -> dict[str, Tensor]:
-        """Look for the kept gaps of a signature; empty if there are none that can be read."""
-        with suppress(ArtifactError):
-            return artifact.decode(artifact.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")[0]
+        """Look for the kept gaps to a signature; empty if there are none that can be read."""
+        with suppress(ArtifactError, KeyError, ValueError):
+            tensors, header = artifact.decode(artifact.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")
+            return dict(zip(header["others"], tensors["gaps"].unbind(), strict=True))
         return {}
 
     def _path(self, folder: str, key: str) -> str:
         return f"{self._root}/{folder}/{key}.safetensors"
+
+
+def _sums_of_words(units: Mapping[str, Tensor]) -> dict[str, int]:
+    """They tell damage at a twentieth of what SHA-256 costs, which would be more than all the rest of a comparison."""
+    return {name: int(unit.numpy().view(np.uint32).sum(dtype=np.uint32)) for name, unit in units.items()}

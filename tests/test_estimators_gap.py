@@ -55,8 +55,10 @@ def about(library, samples=64, **options):
     return Target(Net(), make_loader(TARGET_SEED, samples), library, **options)
 
 
-def as_estimate(gap):
-    return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
+def assert_close(estimate, gap):
+    """To what single precision leaves of directions, which kernelwise and layerwise rankings compare."""
+    for field, other in (("value", "value"), ("low", "low"), ("high", "high"), ("replicates", "per_restart")):
+        assert getattr(estimate, field) == pytest.approx(getattr(gap, other), abs=1e-6, nan_ok=True)
 
 
 def zero(library, name):
@@ -76,7 +78,7 @@ def test_without_weights_each_is_the_gap_of_two_signatures(kind, library, signat
     found, floor, weighed = gaps(signature, opened(library), kind, weigh=False)
     assert list(found) == NAMES
     for name, estimate in found.items():
-        assert estimate == as_estimate(compare(signature_of(library.open(name), LADDER, 64), signature, kind))
+        assert_close(estimate, compare(signature_of(library.open(name), LADDER, 64), signature, kind))
     assert (floor, weighed) == (None, False)
 
 
@@ -103,7 +105,7 @@ def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, signatur
     assert floor.value == pytest.approx(0, abs=1e-12)
     weights = spread_weights(stack)
     for name, table in tables.items():
-        assert found[name].replicates == pytest.approx((table @ weights).tolist(), rel=1e-12)
+        assert found[name].replicates == pytest.approx((table @ weights).tolist(), abs=1e-6)
 
 
 def test_two_sources_are_too_few_to_weigh(library, signature):
@@ -308,8 +310,8 @@ def test_generality_is_a_mean_of_the_gap_and_of_gaps_to_other_sources(kind, weig
         for weight in (1.0, 0.5):
             found = gaps(signature, sources, kind, weigh=weigh, generality=weight)[0][name]
             expected = (torch.tensor(plain[name].replicates, dtype=own.dtype) + weight * general) / (1 + weight)
-            assert found.replicates == pytest.approx(expected.tolist(), rel=1e-12)
-            assert found.value == pytest.approx(expected.mean().item(), rel=1e-12)
+            assert found.replicates == pytest.approx(expected.tolist(), abs=1e-6)
+            assert found.value == pytest.approx(expected.mean().item(), abs=1e-6)
 
 
 def test_two_sources_say_nothing_of_generality(library, signature):
@@ -325,7 +327,7 @@ def test_formulas_without_units_know_no_generality(kind, library, signature):
 def test_gaps_between_sources_are_kept_and_damage_does_no_harm(library, signature):
     first = GapEstimator(LADDER).estimate(about(library), NAMES)
     kept = {path.name: path.read_bytes() for path in Path(library.root, ".gaps").iterdir()}
-    assert len(kept) == 2  # the third source is the other side of both
+    assert len(kept) == 3  # one for each source that the others are compared with
     assert GapEstimator(LADDER).estimate(about(library), NAMES) == first
     assert {path.name: path.read_bytes() for path in Path(library.root, ".gaps").iterdir()} == kept
     for path in Path(library.root, ".gaps").iterdir():
@@ -399,3 +401,43 @@ def test_checkpoints_of_one_data_set_count_once_and_not_for_each_other(library, 
     assert torch.equal(rows["near"].nansum(dim=0), table[1].nansum(dim=0))
     found = gaps(signature, opened(library), generality=1.0)[0]
     assert found["near"].value == pytest.approx(found["near-again"].value, abs=1e-12)
+
+
+def slow_library_gaps(library, references):
+    """Pair by pair, from whole signatures."""
+    entries = {name: library.open(name).find(LADDER.recipe, 64) for name in library.names()}
+    stacks = {name: library.open(name).load_signature(entry).units for name, entry in entries.items()}
+
+    def gap(one, other):
+        return gaps_by_unit(stacks[one], stacks[other], "kernelwise")
+
+    chosen = []
+    for name in sorted(entries, key=lambda name: entries[name].sha256):
+        if len(chosen) < references and all(gap(name, other).mean() >= 0.05 for other in chosen):
+            chosen.append(name)
+    nothing = torch.full_like(gap("near", "near"), torch.nan)
+    table = [[gap(n, other) if gap(n, other).mean() >= 0.05 else nothing for other in chosen] for n in sorted(entries)]
+    return torch.stack([torch.stack(row) for row in table])
+
+
+@pytest.mark.parametrize("references", [1, 2, 3, 16])
+def test_references_are_few_and_of_different_data_whatever_is_kept(references, library, monkeypatch):
+    monkeypatch.setattr("pge_lightning.estimators.library_gaps.REFERENCES", references)
+    library_gaps(opened(library), LADDER, 64, "kernelwise", library.cache)
+    for number in range(3):
+        add_source(library.root, f"more-{number}", seed=(TARGET_SEED, 11, 13)[number])
+        expected = slow_library_gaps(library, references)
+        for cache in (library.cache, library.cache, None):
+            found = library_gaps(opened(library), LADDER, 64, "kernelwise", cache)
+            assert found.shape == expected.shape
+            assert torch.allclose(found, expected, rtol=0, atol=1e-6, equal_nan=True)
+
+
+def test_sources_that_compare_although_not_all_is_alike_are_compared_by_their_signatures(library):
+    source = library.open("near")
+    stored = source.load_signature(source.find(LADDER.recipe, 64))
+    file = library.put_signature("near", dataclasses.replace(stored, frozen={"head.weight": "f0"}))
+    library.register("near", source.load_weights(), source.facts, [file], overwrite=True)
+    for _ in range(2):
+        found = library_gaps(opened(library), LADDER, 64, "kernelwise", library.cache)
+        assert torch.allclose(found, slow_library_gaps(library, 16), rtol=0, atol=1e-6, equal_nan=True)

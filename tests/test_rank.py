@@ -78,10 +78,10 @@ def test_sources_stand_in_the_order_of_their_estimates(library):
     for line in ranking.sources:
         source = library.open(line.name)
         gap = compare(source.load_signature(source.signatures[0]), target.signature(STEADY), "layerwise")
-        # Means of means, which sum in another order than one mean.
+        # Rankings compare directions in single precision.
         found = (line.estimate.value, line.estimate.standard_error, line.estimate.low, line.estimate.high)
-        assert found == pytest.approx((gap.value, gap.standard_error, gap.low, gap.high), rel=1e-12)
-        assert line.estimate.replicates == pytest.approx(gap.per_restart, rel=1e-12)
+        assert found == pytest.approx((gap.value, gap.standard_error, gap.low, gap.high), abs=1e-6)
+        assert line.estimate.replicates == pytest.approx(gap.per_restart, abs=1e-6)
         assert line.facts == source.facts
 
 
@@ -156,6 +156,7 @@ def _each_file(library, name):
 
 
 def _truncate(library, name):
+    shutil.rmtree(f"{library.root}/.directions", ignore_errors=True)  # what is kept would stand in for the signature
     for path in _each_file(library, name):
         with open(path, "r+b") as file:
             file.truncate(500)

@@ -2,21 +2,20 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from pge_lightning.cache import Cache
-from pge_lightning.errors import PGEError
+from pge_lightning.estimators.comparison import Comparison, compare_units
 from pge_lightning.estimators.estimator import Estimate, Estimates, Need
 from pge_lightning.estimators.library_gaps import library_gaps
-from pge_lightning.estimators.signatures import lacking, own_signature, signature_of
+from pge_lightning.estimators.signatures import lacking, own_signature
 from pge_lightning.estimators.target import Target
-from pge_lightning.functional.gap import KINDS, Kind, gaps_by_unit, spread_weights
+from pge_lightning.functional.gap import KINDS, Kind, spread_weights
 from pge_lightning.functional.generality import generality as general_gaps
-from pge_lightning.gap import Gap, compare, gap_of
+from pge_lightning.gap import Gap, gap_of
 from pge_lightning.noise_floor import collect_halves
 from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
@@ -130,19 +129,15 @@ def gaps(
         generality: Weight of a source's gap to the other sources, beside one for its gap to the target.
         probe: What the sources' signatures are of; by default what the target's is of.
         rung: Their rung; by default the target's.
-        cache: Where gaps between sources are kept.
-        progress: Whether to show a bar while these are measured.
+        cache: Where directions of sources and gaps between them are kept.
+        progress: Whether to show a bar while gaps between sources are measured.
 
     Returns:
         Name to gap or error, the noise floor if there are halves, and whether units were weighed.
     """
     if probe is None:
         probe, rung = target.probe, target.fingerprint["budget"]
-    # In one order whatever that of the library is, so that sums over sources are the same to the last bit.
-    names = sorted(sources)
-    with ThreadPoolExecutor() as pool:  # most of the time is spent on reading
-        tried = pool.map(lambda name: _measure(sources[name], target, kind, probe, rung), names)
-        measured = dict(zip(names, tried, strict=True))
+    measured = Comparison(target, kind, probe, rung, cache).measure(sources)
     tables = {name: table for name, table in measured.items() if isinstance(table, Tensor)}
     weights = spread_weights(torch.stack([*tables.values()])) if weigh and len(tables) > 2 else None
     opened = {name: source for name in tables if isinstance(source := sources[name], Source)}
@@ -165,25 +160,6 @@ def _estimate(gap: Gap) -> Estimate:
     return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
 
 
-def _measure(
-    source: Source | Exception, target: Signature, kind: Kind, probe: Probe, rung: int | None
-) -> Tensor | Gap | Exception:
-    """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
-    if isinstance(source, Exception):
-        return source
-    try:
-        return _compare(signature_of(source, probe, rung), target, kind)
-    except (PGEError, ValueError, OSError) as error:
-        return error
-
-
-def _compare(source: Signature, target: Signature, kind: Kind) -> Tensor | Gap:
-    if kind in ("kernelwise", "layerwise") and target.probe.paired:
-        source.check_comparable(target)
-        return gaps_by_unit(source.units, target.units, kind)
-    return compare(source, target, kind)
-
-
 def _mean(gaps: Tensor, weights: Tensor | None) -> Tensor:
     """The mean over the last dimension, that of units, by the weights where there are any."""
     return gaps.mean(dim=-1) if weights is None else gaps @ weights
@@ -192,5 +168,5 @@ def _mean(gaps: Tensor, weights: Tensor | None) -> Tensor:
 def _floor(halves: tuple[Signature, Signature] | None, weights: Tensor | None, kind: Kind) -> Gap | None:
     if halves is None:
         return None
-    found = _compare(*halves, kind)
+    found = compare_units(*halves, kind)
     return found if isinstance(found, Gap) else gap_of(_mean(found, weights).tolist(), kind, halves[0].budget)

@@ -1,8 +1,8 @@
 """Gaps between the sources of a library: measured once per pair, and kept beside the sources."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Literal, TypeAlias
 
 import torch
 from rich.progress import track
@@ -10,16 +10,16 @@ from torch import Tensor
 
 from pge_lightning.cache import Cache
 from pge_lightning.errors import ArtifactError, PGEError
+from pge_lightning.estimators.signatures import directions_of, key_of
+from pge_lightning.functional.directions import gaps_of_directions
 from pge_lightning.functional.gap import gaps_by_unit
+from pge_lightning.functional.stack import UnitKind
 from pge_lightning.probe import Probe
-from pge_lightning.signature import Signature
 from pge_lightning.source import SignatureEntry, Source
-
-_Kind: TypeAlias = Literal["kernelwise", "layerwise"]
 
 __all__ = ["REFERENCES", "SAME", "library_gaps"]
 
-# More hardly change what is said of a source, and each is a signature to be read once for every source.
+# More hardly change what is said of a source, and each is to be compared once with every source.
 REFERENCES = 16
 # Halves of one data set are farther apart than this; what rounding does is nearer.
 SAME = 0.05
@@ -29,7 +29,7 @@ def library_gaps(
     sources: Mapping[str, Source],
     probe: Probe,
     rung: int | None,
-    kind: _Kind,
+    kind: UnitKind,
     cache: Cache | None,
     progress: bool = False,
 ) -> Tensor | None:
@@ -47,63 +47,81 @@ def library_gaps(
         ``[sources, references, restarts, units]``, sources in the order of their names; nan where a source and its
         reference are of one data set, or do not compare; ``None`` where no two can be.
     """
-    found = {name: source.find(probe.recipe, rung) for name, source in sources.items()}
+    recipe = probe.recipe
+    found = {name: source.find(recipe, rung) for name, source in sources.items()}
     entries = {name: entry for name, entry in found.items() if entry is not None}
+    columns: list[dict[str, Tensor]] = []
+    twins: set[str] = set()
     # By their digests, which have nothing to do with what they are, so that another source changes few of them.
-    order = sorted(entries, key=lambda name: entries[name].sha256)
-    tables: dict[tuple[str, str], Tensor] = {}
-    references: list[str] = []
-    for number, name in enumerate(track([*order, *order], "Comparing sources", disable=not progress, transient=True)):
-        others = [other for other in references if other != name and (name, other) not in tables]
-        for other, table in _row(sources, entries, name, others, kind, cache).items():
-            tables[name, other] = tables[other, name] = table
-        if number < len(order) and len(references) < REFERENCES:
-            twins = (other for other in references if (name, other) in tables and _same(tables[name, other]))
-            references += [name] if next(twins, None) is None else []
-    told = {pair: table for pair, table in tables.items() if not _same(table)}
-    if not told:
+    for name in sorted(entries, key=lambda name: entries[name].sha256):
+        if name not in twins and len(columns) < REFERENCES:
+            column = _column(sources, entries, name, kind, cache, progress)
+            same = _same(column)
+            twins |= same
+            columns.append({other: table for other, table in column.items() if other not in same})
+    tables = [table for column in columns for table in column.values()]
+    if not tables:
         return None
-    empty = torch.full_like(next(iter(told.values())), torch.nan)
-    return torch.stack([
-        torch.stack([told.get((name, other), empty) for other in references]) for name in sorted(order)
-    ])
+    empty = torch.full_like(tables[0], torch.nan)
+    names = sorted(entries)
+    return torch.stack([torch.stack([column.get(name, empty) for name in names]) for column in columns], dim=1)
 
 
-def _same(table: Tensor) -> bool:
-    """Whether both signatures are of one data set, of which a library may hold many checkpoints."""
-    return bool(table.mean() < SAME)
+def _same(column: Mapping[str, Tensor]) -> set[str]:
+    """Sources of the reference's own data set, of which a library may hold many checkpoints."""
+    if not column:
+        return set()
+    means = torch.stack([*column.values()]).mean(dim=(1, 2))
+    return {name for name, mean in zip(column, means.tolist(), strict=True) if mean < SAME}
 
 
-def _row(
+def _column(
     sources: Mapping[str, Source],
     entries: Mapping[str, SignatureEntry],
     name: str,
-    others: list[str],
-    kind: _Kind,
+    kind: UnitKind,
     cache: Cache | None,
+    progress: bool,
 ) -> dict[str, Tensor]:
-    """Gaps of one source to others, as far as they compare: those that are kept, and fresh ones, which then are."""
-    key = f"{entries[name].probe}-{entries[name].budget}-{entries[name].sha256[:16]}"
-    columns = {other: f"{kind}-{entries[other].sha256[:16]}" for other in others}
-    kept = cache.get_gaps(key) if cache is not None and others else {}
-    found = {other: kept[column] for other, column in columns.items() if column in kept}
-    missing = [other for other in others if other not in found]
-    fresh = _compare(sources[name], entries[name], {other: (sources[other], entries[other]) for other in missing}, kind)
+    """Gaps of the others to one source, as far as they compare: those that are kept, and fresh ones, which then are."""
+    keys = {other: key_of(entry, kind) for other, entry in entries.items()}
+    own = keys.pop(name)
+    kept = cache.get_gaps(own) if cache is not None else {}
+    found = {other: kept[key] for other, key in keys.items() if key in kept}
+    missing = [other for other in keys if other not in found]
+    fresh = _compare(sources, entries, name, missing, kind, cache, progress) if missing else {}
     if cache is not None and fresh:
         with suppress(ArtifactError):  # a library that cannot be written can be ranked
-            cache.put_gaps(key, {**kept, **{columns[other]: table for other, table in fresh.items()}})
+            cache.put_gaps(own, {**kept, **{keys[other]: table for other, table in fresh.items()}})
     return found | fresh
 
 
 def _compare(
-    source: Source, entry: SignatureEntry, others: Mapping[str, tuple[Source, SignatureEntry]], kind: _Kind
+    sources: Mapping[str, Source],
+    entries: Mapping[str, SignatureEntry],
+    name: str,
+    others: Sequence[str],
+    kind: UnitKind,
+    cache: Cache | None,
+    progress: bool,
 ) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    own: Signature | None = None
-    for name, (other, theirs) in others.items():
-        with suppress(PGEError, ValueError, OSError):  # what is wrong with a signature is told where it is judged
-            own = own or source.load_signature(entry)
-            against = other.load_signature(theirs)
-            own.check_comparable(against)
-            found[name] = gaps_by_unit(own.units, against.units, kind)
-    return found
+    try:
+        own = directions_of(sources[name], entries[name], kind, cache)
+    except (PGEError, ValueError, OSError):  # what is wrong with a signature is told where it is judged
+        return {}
+
+    def compare(other: str) -> Tensor | None:
+        with suppress(PGEError, ValueError, OSError):
+            theirs = directions_of(sources[other], entries[other], kind, cache)
+            if theirs.digest == own.digest:
+                return gaps_of_directions(theirs.units, own.units)
+            pair = [sources[each].load_signature(entries[each]) for each in (other, name)]
+            pair[0].check_comparable(pair[1])
+            return gaps_by_unit(pair[0].units, pair[1].units, kind)
+        return None
+
+    with ThreadPoolExecutor() as pool:
+        tables = track(
+            pool.map(compare, others), "Comparing sources", len(others), disable=not progress, transient=True
+        )
+        return {other: table for other, table in zip(others, tables, strict=True) if table is not None}

@@ -1,16 +1,20 @@
 """Signatures of one probe on both sides, as estimators that compare them ask for."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
-from pge_lightning.errors import PGEError, SilentError
+from pge_lightning.cache import Cache
+from pge_lightning.directions import Directions
+from pge_lightning.errors import ArtifactError, PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimates
 from pge_lightning.estimators.target import Target
+from pge_lightning.functional.stack import UnitKind
 from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
-from pge_lightning.source import Source
+from pge_lightning.source import SignatureEntry, Source
 
-__all__ = ["lacking", "own_signature", "signature_of"]
+__all__ = ["directions_of", "key_of", "lacking", "own_signature", "signature_of"]
 
 
 def lacking(target: Target, sources: Sequence[str], probe: Probe) -> Estimates | None:
@@ -83,3 +87,46 @@ def signature_of(source: Source, probe: Probe, rung: int | None) -> Signature:
         )
     # How targets are walked is for those who rank to say.
     return replace(source.load_signature(entry), probe=probe)
+
+
+def directions_of(source: Source, entry: SignatureEntry, kind: UnitKind, cache: Cache | None) -> Directions:
+    """The directions of one of a source's signatures: those that are kept, or fresh ones, which then are.
+
+    What is kept is of a signature that was whole: it is known by the signature's SHA-256. So a signature that was
+    damaged since goes on to be compared; ``Library.verify``, and whatever reads the signature itself, tells of it.
+
+    Args:
+        source: The source.
+        entry: The signature.
+        kind: The formula that asks for them.
+        cache: Where they are looked for, and kept.
+
+    Returns:
+        The directions.
+
+    Raises:
+        PGEError: If none are kept, and the signature's file is damaged.
+        ValueError: If the signature holds values that are not finite.
+    """
+    key = key_of(entry, kind)
+    kept = cache.get_directions(key) if cache is not None else None
+    if kept is not None:
+        return kept
+    fresh = Directions.of(source.load_signature(entry), kind)
+    if cache is not None:
+        with suppress(ArtifactError):  # a library that cannot be written can be ranked
+            cache.put_directions(key, fresh)
+    return fresh
+
+
+def key_of(entry: SignatureEntry, kind: UnitKind) -> str:
+    """What is kept of a signature is known by its content, so that another one is never taken for it.
+
+    Args:
+        entry: The signature.
+        kind: The formula that it is kept for.
+
+    Returns:
+        A key that is fit for a file's name.
+    """
+    return f"{kind}-{entry.sha256[:16]}"

@@ -7,12 +7,14 @@ from torch import Tensor
 
 from pge_lightning.functional.stack import (
     Stack,
+    UnitKind,
     check_finite,
     common_units,
     cosines,
     mean_gradients,
     norms,
     total,
+    units_of,
 )
 
 __all__ = [
@@ -144,7 +146,7 @@ def kernelwise_gap(source: Stack, target: Stack) -> Tensor:
     return gaps_by_unit(source, target, "kernelwise").mean(dim=1)
 
 
-def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "layerwise"]) -> Tensor:
+def gaps_by_unit(source: Stack, target: Stack, kind: UnitKind) -> Tensor:
     """One minus the cosine, per restart and weight unit: what the kernelwise and layerwise gaps are means of.
 
     Args:
@@ -167,17 +169,10 @@ def gaps_by_unit(source: Stack, target: Stack, kind: Literal["kernelwise", "laye
         tensor([[2., 2.]], dtype=torch.float64)
     """
     names = common_units(source, target)
-    chosen = _kernels(source, target) or names if kind == "kernelwise" else names
+    chosen = units_of(kind, source, target)
     for name in set(names) - set(chosen):
-        check_finite(name, source[name].sum(), target[name].sum())
+        check_finite(name, source=source[name].sum(), target=target[name].sum())
     return torch.stack([1.0 - cosines(name, source[name], target[name]) for name in chosen], dim=1)
-
-
-def _kernels(source: Stack, target: Stack) -> list[str]:
-    """Names of units of two dimensions and more, sorted, without the last where both sides agree which one it is."""
-    orders = [[name for name, stack in side.items() if stack.ndim > 2] for side in (source, target)]
-    last = {order[-1] for order in orders if len(order) > 1}
-    return sorted(set(orders[0]) - last if len(last) == 1 else orders[0])
 
 
 def spread_weights(gaps: Tensor) -> Tensor:

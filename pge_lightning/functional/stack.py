@@ -1,14 +1,25 @@
 """Stacks of principal gradients: what the gaps ask of two of them."""
 
 from collections.abc import Iterable, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Stack", "check_finite", "common_units", "cosines", "mean_gradients", "norms", "total"]
+__all__ = [
+    "Stack",
+    "UnitKind",
+    "check_finite",
+    "common_units",
+    "cosines",
+    "mean_gradients",
+    "norms",
+    "total",
+    "units_of",
+]
 
 Stack: TypeAlias = Mapping[str, Tensor]
+UnitKind: TypeAlias = Literal["kernelwise", "layerwise"]
 
 # Rows are widened to float64 in pieces of about this many elements, which stay in the processor's cache.
 _PIECE = 2**16
@@ -41,12 +52,26 @@ def common_units(source: Stack, target: Stack) -> list[str]:
     return sorted(source)
 
 
+def units_of(kind: UnitKind, *stacks: Stack) -> list[str]:
+    """The units that a formula looks at, of stacks with the same ones.
+
+    Returns:
+        Their names, sorted: kernelwise those of two dimensions and more, without the last where all stacks agree which
+        one it is; where there are none, and layerwise, all.
+    """
+    orders = [[name for name, unit in stack.items() if unit.ndim > 2] for stack in stacks]
+    if kind == "layerwise" or not orders[0]:
+        return sorted(stacks[0])
+    last = {order[-1] for order in orders if len(order) > 1}
+    return sorted(set(orders[0]) - last if len(last) == 1 else orders[0])
+
+
 def mean_gradients(source: Stack, target: Stack) -> list[tuple[Tensor, Tensor]]:
     """Mean over restarts of both sides, ``[*shape]`` in float64, unit by unit."""
     pairs = []
     for name in common_units(source, target):
         pair = tuple(side[name].detach().mean(dim=0, dtype=torch.float64) for side in (source, target))
-        check_finite(name, *(mean.sum() for mean in pair))
+        check_finite(name, source=pair[0].sum(), target=pair[1].sum())
         pairs.append((pair[0], pair[1]))
     return pairs
 
@@ -77,7 +102,7 @@ def cosines(name: str, source: Tensor, target: Tensor) -> Tensor:
     pieces = [slice(start, start + count) for start in range(0, len(source), count)]
     sums = [_products(rows[0][piece].double(), rows[1][piece].double()) for piece in pieces]
     dot, source_square, target_square = torch.cat(sums, dim=1)
-    check_finite(name, source_square, target_square)
+    check_finite(name, source=source_square, target=target_square)
     # One root of the product, not a product of roots: for equal rows it is exact, and so is their cosine of 1.
     squares = source_square * target_square
     both_zero = (source_square == target_square).double()
@@ -88,13 +113,13 @@ def _products(source: Tensor, target: Tensor) -> Tensor:
     return torch.stack([(a * b).sum(dim=1) for a, b in ((source, target), (source, source), (target, target))])
 
 
-def check_finite(name: str, source: Tensor, target: Tensor) -> None:
+def check_finite(name: str, **sides: Tensor) -> None:
     """Refuse values that are not finite.
 
     Raises:
         ValueError: If there is one; the message names side and unit.
     """
-    for side, value in (("source", source), ("target", target)):
+    for side, value in sides.items():
         if not value.isfinite().all():
             raise ValueError(
                 f"Expected finite principal gradients, but the {side} holds nan or inf in unit '{name}'. "

@@ -107,7 +107,7 @@ def _filters(units: Stack) -> list[Tensor]:
     parts = []
     for name in names:
         part = units[name].detach().double().unsqueeze(-1).flatten(2 if units[name].dim() > 1 else 1).mean(-1)
-        check_finite(name, part, part)
+        check_finite(name, source=part)
         if (part < 0).any():
             raise ValueError(
                 f"Expected Fisher information of at least 0, but unit '{name}' holds less. "
