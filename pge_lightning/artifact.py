@@ -1,16 +1,11 @@
-"""Tensors and a JSON header in one safetensors blob, written atomically on any file system."""
+"""Tensors and a JSON header in one safetensors blob."""
 
 import json
-import os
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
-from uuid import uuid4
 
 import safetensors.torch
-from fsspec import AbstractFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -25,10 +20,6 @@ __all__ = [
     "decode_signature",
     "encode",
     "encode_signature",
-    "list_folder",
-    "read_bytes",
-    "remove_file",
-    "write_bytes",
 ]
 
 SCHEMA = 1
@@ -192,102 +183,3 @@ def _to_signature(tensors: dict[str, Tensor], header: dict[str, Any]) -> Signatu
     plain = {field: header[field] for field in _PLAIN_FIELDS}
     frozen = {name: str(digest) for name, digest in header.get("frozen", {}).items()}  # version 0.1 wrote none
     return Signature(units=units, starts=starts, probe=Probe(**header["probe"]), frozen=frozen, **plain)
-
-
-def write_bytes(fs: AbstractFileSystem, path: str, data: bytes) -> None:
-    """Write a file as a whole or not at all; whatever lay at ``path`` stays until the new file is complete.
-
-    An ``ArtifactError`` tells if it cannot be written: disk full, no permission, read-only file system.
-    The local file system gets a temporary file beside it, synchronised to the disk and renamed; any other file
-    system gets a single put, which object stores carry out atomically.
-
-    Args:
-        fs: File system.
-        path: Path on it, as :func:`fsspec.core.url_to_fs` gives it; missing folders are made.
-        data: Content.
-    """
-    with _reporting("write", path, "Free some space or choose a path that can be written; the old file is unchanged."):
-        if isinstance(fs, LocalFileSystem):
-            _replace_local(path, data)
-        else:
-            fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
-            fs.pipe_file(path, data)
-
-
-def _replace_local(path: str, data: bytes) -> None:
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f".{uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
-    _sync_folder(os.path.dirname(folder))  # the folder itself may be new
-
-
-def _sync_folder(folder: str) -> None:
-    # Windows and some network file systems cannot; the file is complete all the same.
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def read_bytes(fs: AbstractFileSystem, path: str) -> bytes:
-    """Read a whole file; an ``ArtifactError`` tells if it is missing or cannot be read.
-
-    Args:
-        fs: File system.
-        path: Path on it.
-
-    Returns:
-        Its content.
-    """
-    with _reporting("read", path, "Check the path and its permissions; if the file is gone, make it again."):
-        content: bytes = fs.cat_file(path)
-    return content
-
-
-def list_folder(fs: AbstractFileSystem, path: str) -> list[str]:
-    """List a folder as it is now; an ``ArtifactError`` tells if it cannot be read.
-
-    Args:
-        fs: File system.
-        path: Path on it.
-
-    Returns:
-        Names of the files and folders in it, sorted; none if it does not exist.
-    """
-    fs.invalidate_cache(path)
-    with _reporting("list", path, "Check the path and its permissions."), suppress(FileNotFoundError):
-        found = {entry.rstrip("/") for entry in fs.ls(path, detail=False)}
-        return sorted(entry.rsplit("/", 1)[-1] for entry in found - {path.rstrip("/")})  # a file lists itself
-    return []
-
-
-def remove_file(fs: AbstractFileSystem, path: str) -> None:
-    """Remove a file if it is there; an ``ArtifactError`` tells if it cannot be removed.
-
-    Args:
-        fs: File system.
-        path: Path on it.
-    """
-    with _reporting("remove", path, "Check its permissions."), suppress(FileNotFoundError):
-        fs.rm_file(path)
-
-
-@contextmanager
-def _reporting(action: str, path: str, cure: str) -> Generator[None, None, None]:
-    try:
-        yield
-    except Exception as error:  # fsspec back ends raise errors of their own kinds
-        raise ArtifactError(f"Expected to {action} '{path}', but got {error!r}. {cure}") from error

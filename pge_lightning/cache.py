@@ -8,7 +8,7 @@ import torch
 from fsspec import AbstractFileSystem
 from torch import Tensor
 
-from pge_lightning import artifact
+from pge_lightning import artifact, storage
 from pge_lightning.directions import Directions
 from pge_lightning.errors import ArtifactError
 from pge_lightning.signature import Signature
@@ -31,24 +31,24 @@ class Cache:
 
     def put_target(self, key: str, signature: Signature) -> None:
         """Keep a target's signature under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""
-        artifact.write_bytes(self._fs, self._path(_TARGETS, key), artifact.encode_signature(signature))
+        storage.write_bytes(self._fs, self._path(_TARGETS, key), artifact.encode_signature(signature))
 
     def get_target(self, key: str) -> Signature | None:
         """Look for the kept signature of a target; ``None`` if there is none that can be read."""
         with suppress(ArtifactError):
-            return artifact.decode_signature(artifact.read_bytes(self._fs, self._path(_TARGETS, key)))
+            return artifact.decode_signature(storage.read_bytes(self._fs, self._path(_TARGETS, key)))
         return None
 
     def put_directions(self, key: str, directions: Directions) -> None:
         """Keep a source's directions under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""
         header = {"digest": directions.digest, "sums": _sums_of_words(directions.units)}
         data = artifact.encode(directions.units, header, kind="directions")
-        artifact.write_bytes(self._fs, self._path(_DIRECTIONS, key), data)
+        storage.write_bytes(self._fs, self._path(_DIRECTIONS, key), data)
 
     def get_directions(self, key: str) -> Directions | None:
         """Look for the kept directions of a source; ``None`` if there are none that can be read, or none undamaged."""
         with suppress(ArtifactError, KeyError, TypeError, ValueError):
-            data = artifact.read_bytes(self._fs, self._path(_DIRECTIONS, key))
+            data = storage.read_bytes(self._fs, self._path(_DIRECTIONS, key))
             units, header = artifact.decode(data, kind="directions")
             if header["sums"] == _sums_of_words(units):
                 return Directions(units, header["digest"])
@@ -64,12 +64,12 @@ class Cache:
         # A thousand tensors by their names would take longer to read than all gaps to a target to compute.
         tables = torch.stack([*gaps.values()])
         data = artifact.encode({"gaps": tables}, {"others": [*gaps]}, kind="gaps")
-        artifact.write_bytes(self._fs, self._path(_GAPS, key), data)
+        storage.write_bytes(self._fs, self._path(_GAPS, key), data)
 
     def get_gaps(self, key: str) -> dict[str, Tensor]:
         """Look for the kept gaps to a signature; empty if there are none that can be read."""
         with suppress(ArtifactError, KeyError, ValueError):
-            tensors, header = artifact.decode(artifact.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")
+            tensors, header = artifact.decode(storage.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")
             return dict(zip(header["others"], tensors["gaps"].unbind(), strict=True))
         return {}
 

@@ -14,7 +14,7 @@ from uuid import uuid4
 from fsspec.core import url_to_fs
 from torch import Tensor
 
-from pge_lightning import artifact
+from pge_lightning import artifact, storage
 from pge_lightning.cache import Cache
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.probe import is_name
@@ -77,8 +77,8 @@ class Library:
         An ``ArtifactError`` tells what stands in the way.
         """
         path = f"{self.root.rstrip('/')}/.{uuid4().hex}.tmp"
-        artifact.write_bytes(self._fs, path, b"writable")
-        artifact.remove_file(self._fs, path)
+        storage.write_bytes(self._fs, path, b"writable")
+        storage.remove_file(self._fs, path)
 
     def check_name(self, name: str, overwrite: bool = False) -> None:
         """Refuse a name under which nothing can be registered; a ``ValueError`` if it is malformed.
@@ -102,7 +102,7 @@ class Library:
         Returns:
             Their names, sorted; none where the library does not exist yet.
         """
-        names = artifact.list_folder(self._fs, self.root)
+        names = storage.list_folder(self._fs, self.root)
         return [name for name in names if is_name(name) and self._folder(name).exists()]
 
     def put_signature(self, name: str, signature: Signature) -> str:
@@ -199,11 +199,11 @@ class Library:
         weights_file = folder.write("encoder", artifact.encode(weights, {}, kind="encoder"))
         source = Source(name, facts, weights_file, entries, folder, held)
         replaced = self._files(name)
-        artifact.write_bytes(self._fs, f"{folder.path}/{COMMIT}", to_json(source))
+        storage.write_bytes(self._fs, f"{folder.path}/{COMMIT}", to_json(source))
         # Only what the old source referred to: other files may belong to a run that is still training.
         for file in replaced - _files_of(source):
             with suppress(ArtifactError):  # the new source stands, a file left over does no harm
-                artifact.remove_file(self._fs, f"{folder.path}/{file}")
+                storage.remove_file(self._fs, f"{folder.path}/{file}")
         return source
 
     def open(self, name: str) -> Source:
@@ -224,7 +224,7 @@ class Library:
                 f"Expected one of the sources {self.names()}, but got '{name}'. Check the name and the library's path."
             )
         path = f"{folder.path}/{COMMIT}"
-        return decode_file(path, artifact.read_bytes(self._fs, path), lambda data: from_json(data, name, folder))
+        return decode_file(path, storage.read_bytes(self._fs, path), lambda data: from_json(data, name, folder))
 
     def verify(self, name: str) -> None:
         """Read every file of a source, check its SHA-256, decode it, and compare it with what is said of it.
@@ -253,10 +253,10 @@ class Library:
             name: Its name.
         """
         folder = self._folder(name)
-        artifact.remove_file(self._fs, f"{folder.path}/{COMMIT}")
-        for file in artifact.list_folder(self._fs, folder.path):
+        storage.remove_file(self._fs, f"{folder.path}/{COMMIT}")
+        for file in storage.list_folder(self._fs, folder.path):
             if FILE.fullmatch(file) or _TEMPORARY.fullmatch(file):
-                artifact.remove_file(self._fs, f"{folder.path}/{file}")
+                storage.remove_file(self._fs, f"{folder.path}/{file}")
         self._remove_if_empty(name)
 
     def _remove_if_empty(self, name: str) -> None:
@@ -277,7 +277,7 @@ class Library:
 
     def _drop(self, name: str, file: str) -> None:
         if file not in self._files(name):
-            artifact.remove_file(self._fs, f"{self._folder(name).path}/{file}")
+            storage.remove_file(self._fs, f"{self._folder(name).path}/{file}")
             self._remove_if_empty(name)
 
 

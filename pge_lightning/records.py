@@ -15,7 +15,7 @@ import pandas as pd
 from fsspec import AbstractFileSystem
 from lightning.pytorch.utilities import rank_zero_warn
 
-from pge_lightning import artifact
+from pge_lightning import storage
 from pge_lightning.errors import ArtifactError, PGEError
 from pge_lightning.functional.standing import standardised, standings
 from pge_lightning.record import COLUMNS, Record, decode_record, encode_record, from_row, to_cell, to_row
@@ -204,9 +204,9 @@ class RecordFolder:
             How many of them are new.
         """
         contents = {_file(data): data for data in map(encode_record, records)}
-        new = contents.keys() - set(artifact.list_folder(self.fs, self.path))
+        new = contents.keys() - set(storage.list_folder(self.fs, self.path))
         for file in sorted(new):
-            artifact.write_bytes(self.fs, f"{self.path}/{file}", contents[file])
+            storage.write_bytes(self.fs, f"{self.path}/{file}", contents[file])
         return len(new)
 
     def read(self) -> Records:
@@ -215,7 +215,7 @@ class RecordFolder:
         Returns:
             The records, the oldest first.
         """
-        files = [file for file in artifact.list_folder(self.fs, self.path) if _FILE.fullmatch(file)]
+        files = [file for file in storage.list_folder(self.fs, self.path) if _FILE.fullmatch(file)]
         with ThreadPoolExecutor(16) as pool:  # a request each, where the library is remote
             found = list(pool.map(self._attempt, files))
         for error in found:
@@ -226,7 +226,7 @@ class RecordFolder:
     def _attempt(self, file: str) -> Record | ArtifactError:
         path = f"{self.path}/{file}"
         try:
-            data = artifact.read_bytes(self.fs, path)
+            data = storage.read_bytes(self.fs, path)
             if _file(data) != file:
                 return ArtifactError(f"Expected '{path}' as it was written, but its content differs. Remove the file.")
             return decode_record(data)

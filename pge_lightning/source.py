@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from fsspec import AbstractFileSystem
 from torch import Tensor
 
-from pge_lightning import artifact
+from pge_lightning import artifact, storage
 from pge_lightning.errors import ArtifactError
 from pge_lightning.signature import Signature
 
@@ -98,7 +98,7 @@ class SourceFolder:
 
     def exists(self) -> bool:
         """Whether a finished source lies here."""
-        return COMMIT in artifact.list_folder(self.fs, self.path)
+        return COMMIT in storage.list_folder(self.fs, self.path)
 
     def load(self, file: str, digest: str, decoder: Callable[[bytes], T]) -> T:
         """Read a file whose SHA-256 begins with the digest.
@@ -110,7 +110,7 @@ class SourceFolder:
             ArtifactError: If it is missing or damaged.
         """
         path = f"{self.path}/{file}"
-        data = artifact.read_bytes(self.fs, path)
+        data = storage.read_bytes(self.fs, path)
         if not sha256(data).hexdigest().startswith(digest):
             raise ArtifactError(
                 f"Expected '{path}' to have the SHA-256 {digest[:12]}..., but its content differs: damaged. "
@@ -125,7 +125,7 @@ class SourceFolder:
             Its entry.
         """
         entry = file_entry(stem, data)
-        artifact.write_bytes(self.fs, f"{self.path}/{entry.file}", data)
+        storage.write_bytes(self.fs, f"{self.path}/{entry.file}", data)
         return entry
 
     def entry(self, file: str) -> SignatureEntry:

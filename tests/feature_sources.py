@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pge_lightning import artifact
+from pge_lightning import storage
 from pge_lightning.encoder import HEAD, encoder_state, linear_head
 from pge_lightning.estimators import Target
 from pge_lightning.library import Library
@@ -101,7 +101,7 @@ def about(library, data=None, model=None, **options):
 @contextmanager
 def reading(monkeypatch):
     """The names of the sources whose weights are really read meanwhile, one entry per reading."""
-    read, plainly = [], artifact.read_bytes
+    read, plainly = [], storage.read_bytes
 
     def noting(fs, path):
         if Path(path).name.startswith("encoder-"):
@@ -109,7 +109,7 @@ def reading(monkeypatch):
         return plainly(fs, path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(artifact, "read_bytes", noting)
+        patch.setattr(storage, "read_bytes", noting)
         yield read
 
 
