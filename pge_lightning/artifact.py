@@ -6,9 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 import safetensors.torch
+from fsspec import AbstractFileSystem
 from safetensors import SafetensorError
 from torch import Tensor
 
+from pge_lightning import storage
 from pge_lightning.errors import ArtifactError
 from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
@@ -17,13 +19,16 @@ __all__ = [
     "SCHEMA",
     "check_header",
     "decode",
+    "decode_shapes",
     "decode_signature",
     "encode",
     "encode_signature",
+    "read_beginning",
 ]
 
 SCHEMA = 1
 _LONGEST_HEADER = 100_000_000  # safetensors reads no longer one either
+_BEGINNING = 2**16  # bytes, which hold the header of most signatures
 _PLAIN_FIELDS = ("budget", "restarts", "data", "samples", "seconds")
 
 
@@ -92,6 +97,49 @@ def decode(data: bytes, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "Copy or make it again."
         ) from error
     return tensors, {key: value for key, value in header.items() if key not in ("schema", "kind")}
+
+
+def read_beginning(fs: AbstractFileSystem, path: str) -> bytes:
+    """Read a stored blob as far as its header goes; an ``ArtifactError`` tells if it cannot be read.
+
+    Args:
+        fs: File system.
+        path: Path on it.
+
+    Returns:
+        The beginning of the file.
+    """
+    data = storage.read_bytes(fs, path, _BEGINNING)
+    length = 8 + int.from_bytes(data[:8], "little")
+    return data if length <= len(data) or len(data) < _BEGINNING else storage.read_bytes(fs, path, length)
+
+
+def decode_shapes(data: bytes, kind: str) -> dict[str, list[int]]:
+    """Unpack the shapes of tensors from the beginning of what :func:`encode` packed.
+
+    Args:
+        data: The blob, or its beginning with the whole header.
+        kind: What it is expected to be.
+
+    Returns:
+        Tensor to its shape.
+
+    Raises:
+        ArtifactError: If it does not begin as such a blob, or its header goes on.
+
+    Example:
+        >>> import torch
+        >>> decode_shapes(encode({"weight": torch.ones(2, 3)}, {}, kind="example")[:-4], kind="example")
+        {'weight': [2, 3]}
+    """
+    check_header(_read_header(data, kind), kind)
+    try:
+        entries = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return {name: list(entry["shape"]) for name, entry in entries.items() if name != "__metadata__"}
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ArtifactError(
+            f"Expected the shapes of a {kind}, but got a damaged header ({error!r}). Copy or make it again."
+        ) from error
 
 
 def _read_header(data: bytes, kind: str) -> object:

@@ -43,7 +43,8 @@ class Cache:
         """Keep a source's directions under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""
         header = {"digest": directions.digest, "sums": _sums_of_words(directions.units)}
         data = artifact.encode(directions.units, header, kind="directions")
-        storage.write_bytes(self._fs, self._path(_DIRECTIONS, key), data)
+        # Not durable: there is one for every source of a library, and damage is told.
+        storage.write_bytes(self._fs, self._path(_DIRECTIONS, key), data, durable=False)
 
     def get_directions(self, key: str) -> Directions | None:
         """Look for the kept directions of a source; ``None`` if there are none that can be read, or none undamaged."""

@@ -207,7 +207,7 @@ class Library:
         return source
 
     def open(self, name: str) -> Source:
-        """Open a source without reading its tensors; an ``ArtifactError`` if ``source.json`` is damaged or too new.
+        """Open a source without reading its tensors.
 
         Args:
             name: Its name.
@@ -216,15 +216,20 @@ class Library:
             The source.
 
         Raises:
+            ArtifactError: If ``source.json`` cannot be read, is damaged or too new.
             PGEError: If there is no source of this name.
         """
         folder = self._folder(name)
-        if not folder.exists():
+        path = f"{folder.path}/{COMMIT}"
+        try:
+            data = storage.read_bytes(self._fs, path)
+        except ArtifactError as error:
+            if folder.exists():
+                raise
             raise PGEError(
                 f"Expected one of the sources {self.names()}, but got '{name}'. Check the name and the library's path."
-            )
-        path = f"{folder.path}/{COMMIT}"
-        return decode_file(path, storage.read_bytes(self._fs, path), lambda data: from_json(data, name, folder))
+            ) from error
+        return decode_file(path, data, lambda data: from_json(data, name, folder))
 
     def verify(self, name: str) -> None:
         """Read every file of a source, check its SHA-256, decode it, and compare it with what is said of it.

@@ -206,6 +206,22 @@ class Source:
         """
         return self._folder.load(entry.file, entry.sha256, artifact.decode_signature)
 
+    def load_shapes(self, entry: SignatureEntry) -> dict[str, list[int]]:
+        """Read the shapes of a signature's units alone; an ``ArtifactError`` tells if its file is missing or foreign.
+
+        The values are neither read nor checked: the file may still be damaged.
+
+        Args:
+            entry: One of ``signatures``.
+
+        Returns:
+            Unit to its shape, without restarts.
+        """
+        path = f"{self._folder.path}/{entry.file}"
+        data = artifact.read_beginning(self._folder.fs, path)
+        shapes = decode_file(path, data, lambda data: artifact.decode_shapes(data, "signature"))
+        return {name: shape[1:] for name, shape in shapes.items()}
+
     def load_weights(self) -> dict[str, Tensor]:
         """Read the encoder's weights; an ``ArtifactError`` tells if their file is missing or damaged.
 

@@ -1,4 +1,4 @@
-"""Storage: whole files on any file system, written atomically, and errors that name path and cure."""
+"""Storage: files on any file system, written as a whole or not at all, and errors that name path and cure."""
 
 import os
 from collections.abc import Generator
@@ -13,7 +13,7 @@ from pge_lightning.errors import ArtifactError
 __all__ = ["list_folder", "read_bytes", "remove_file", "write_bytes"]
 
 
-def write_bytes(fs: AbstractFileSystem, path: str, data: bytes) -> None:
+def write_bytes(fs: AbstractFileSystem, path: str, data: bytes, durable: bool = True) -> None:
     """Write a file as a whole or not at all; whatever lay at ``path`` stays until the new file is complete.
 
     An ``ArtifactError`` tells if it cannot be written: disk full, no permission, read-only file system.
@@ -24,31 +24,35 @@ def write_bytes(fs: AbstractFileSystem, path: str, data: bytes) -> None:
         fs: File system.
         path: Path on it, as :func:`fsspec.core.url_to_fs` gives it; missing folders are made.
         data: Content.
+        durable: Whether the file is to outlast a machine that goes down at once. It takes many times as long, which is
+            in vain where the file can be made again, and its reader tells whether it is whole.
     """
     with _reporting("write", path, "Free some space or choose a path that can be written; the old file is unchanged."):
         if isinstance(fs, LocalFileSystem):
-            _replace_local(path, data)
+            _replace_local(path, data, durable)
         else:
             fs.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
             fs.pipe_file(path, data)
 
 
-def _replace_local(path: str, data: bytes) -> None:
+def _replace_local(path: str, data: bytes, durable: bool) -> None:
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     temporary = os.path.join(folder, f".{uuid4().hex}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
-    _sync_folder(os.path.dirname(folder))  # the folder itself may be new
+    if durable:
+        _sync_folder(folder)
+        _sync_folder(os.path.dirname(folder))  # the folder itself may be new
 
 
 def _sync_folder(folder: str) -> None:
@@ -61,18 +65,19 @@ def _sync_folder(folder: str) -> None:
             os.close(descriptor)
 
 
-def read_bytes(fs: AbstractFileSystem, path: str) -> bytes:
-    """Read a whole file; an ``ArtifactError`` tells if it is missing or cannot be read.
+def read_bytes(fs: AbstractFileSystem, path: str, end: int | None = None) -> bytes:
+    """Read a file; an ``ArtifactError`` tells if it is missing or cannot be read.
 
     Args:
         fs: File system.
         path: Path on it.
+        end: How many bytes of it, from the first on; by default all.
 
     Returns:
         Its content.
     """
     with _reporting("read", path, "Check the path and its permissions; if the file is gone, make it again."):
-        content: bytes = fs.cat_file(path)
+        content: bytes = fs.cat_file(path, end=end)
     return content
 
 

@@ -7,10 +7,19 @@ from dataclasses import replace
 import pytest
 import safetensors.torch
 import torch
+from fsspec.core import url_to_fs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pge_lightning.artifact import check_header, decode, decode_signature, encode, encode_signature
+from pge_lightning.artifact import (
+    check_header,
+    decode,
+    decode_shapes,
+    decode_signature,
+    encode,
+    encode_signature,
+    read_beginning,
+)
 from pge_lightning.errors import ArtifactError
 from pge_lightning.probe import PROBES
 from pge_lightning.signature import Signature
@@ -211,3 +220,46 @@ def test_damaged_signature_header_is_refused(field, value):
     damaged = {key: old for key, old in {**header, field: value}.items() if old is not ...}
     with pytest.raises(ArtifactError, match="Expected the header of a signature"):
         decode_signature(encode(tensors, damaged, "signature"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 1000])
+def test_shapes_are_read_from_the_beginning_alone(count, tmp_path):
+    tensors = {f"unit{number}": torch.zeros(2, number, 3) for number in range(count)}
+    blob = encode(tensors, {"note": "x" * 100}, "example")
+    path = tmp_path / "blob"
+    path.write_bytes(blob)
+    fs, root = url_to_fs(str(path))
+    beginning = read_beginning(fs, root)
+    assert blob.startswith(beginning)
+    assert len(beginning) <= max(2**16, len(blob) - sum(tensor.nbytes for tensor in tensors.values()))
+    expected = {name: list(tensor.shape) for name, tensor in tensors.items()}
+    assert decode_shapes(beginning, "example") == decode_shapes(blob, "example") == expected
+
+
+def test_a_beginning_that_is_none_is_refused(tmp_path):
+    blob = encode_signature(make_signature())
+    path = tmp_path / "blob"
+    fs, root = url_to_fs(str(path))
+    for content in (b"", b"short", b"damaged" * 100, b"\xff" * 100, blob[:200]):
+        path.write_bytes(content)
+        with pytest.raises(ArtifactError):
+            decode_shapes(read_beginning(fs, root), "signature")
+    with pytest.raises(ArtifactError, match="Expected a summary, but got a 'signature' file"):
+        decode_shapes(blob, "summary")
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    text = json.dumps({**header, "scale": {"dtype": "F32"}}).encode()
+    with pytest.raises(ArtifactError, match="damaged header"):
+        decode_shapes(struct.pack("<Q", len(text)) + text, "signature")
+
+
+@pytest.mark.parametrize("mask", [1, 128, 255])
+def test_a_flipped_byte_in_the_beginning_raises_nothing_but_an_artifact_error(mask):
+    blob = encode_signature(make_signature())
+    refused = 0
+    for position in range(len(blob)):
+        changed = blob[:position] + bytes([blob[position] ^ mask]) + blob[position + 1 :]
+        try:
+            decode_shapes(changed, "signature")
+        except ArtifactError:
+            refused += 1
+    assert refused > 100

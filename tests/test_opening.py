@@ -61,6 +61,34 @@ def test_the_longest_agreeing_set_wins_whatever_disagrees(library):
     assert agreeing_units(Net(), [broken]) is None
 
 
+def cut(library, name):
+    """Leave the beginning of a signature's file, which still tells its shapes."""
+    (file,) = (Path(library.root) / name).glob("ladder-*")
+    file.write_bytes(file.read_bytes()[:-4])
+
+
+def test_a_signature_that_is_damaged_behind_its_shapes_has_no_say(library):
+    whole = units_of(library)
+    add_source(library.root, "shallow", budgets=(16,), encoder="encoder.0")
+    add_source(library.root, "again", seed=5, budgets=(16,))
+    cut(library, "again")
+    assert units_of(library) == whole
+    cut(library, "near")
+    assert units_of(library) == {"encoder.0.weight", "encoder.0.bias"}
+    cut(library, "shallow")
+    assert units_of(library) is None
+
+
+def test_a_rung_is_not_agreed_on_by_what_is_damaged_behind_its_shapes(library):
+    source = library.open("near")
+    shapes = source.load_shapes(source.signatures[0])
+    assert shapes == source.load_signature(source.signatures[0]).fingerprint["shapes"]
+    assert not agrees(source, LADDER, 64, shapes)
+    cut(library, "near")
+    assert source.load_shapes(source.signatures[0]) == shapes
+    assert agrees(source, LADDER, 64, shapes)
+
+
 def test_two_longest_sets_are_ambiguous(tmp_path):
     library = Library(tmp_path)
     for name, encoder in (("first", "encoder.0"), ("last", "encoder.4")):

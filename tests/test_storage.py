@@ -37,6 +37,26 @@ def test_write_read_list_remove(place):
     assert list_folder(fs, f"{root}/deep/folder") == []
 
 
+def test_the_beginning_of_a_file_can_be_read(place):
+    fs, root = place
+    write_bytes(fs, f"{root}/file", b"content")
+    assert [read_bytes(fs, f"{root}/file", end) for end in (0, 3, 7, 100, None)] == [
+        b"",
+        b"con",
+        b"content",
+        b"content",
+        b"content",
+    ]
+
+
+def test_a_file_that_need_not_be_durable_is_written_all_the_same(place):
+    fs, root = place
+    for data in (b"first", b"second"):
+        write_bytes(fs, f"{root}/folder/file", data, durable=False)
+        assert read_bytes(fs, f"{root}/folder/file") == data
+    assert list_folder(fs, f"{root}/folder") == ["file"]
+
+
 def test_reading_a_missing_file_names_it(place):
     fs, root = place
     with pytest.raises(ArtifactError, match=r"Expected to read '.*nothing', but got FileNotFoundError"):

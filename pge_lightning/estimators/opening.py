@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import groupby
 from typing import Any, TypeAlias, TypeVar
 
 import lightning.pytorch as pl
@@ -53,19 +54,25 @@ def agreeing_units(model: nn.Module, sources: Iterable[Source | Exception]) -> f
         PGEError: If several sets are the longest.
     """
     own = {name: shape_of(unit) for name, unit in plain(model).named_parameters()}
-    found = set()
-    for source in [source for source in sources if isinstance(source, Source)]:
-        stored = attempt(source.load_signature, source.signatures[0]) if source.signatures else None
-        shapes = stored.fingerprint["shapes"] if isinstance(stored, Signature) else {}
+    found: dict[frozenset[str], list[Source]] = {}
+    for source in [source for source in sources if isinstance(source, Source) and source.signatures]:
+        stored = attempt(source.load_shapes, source.signatures[0])
+        shapes = stored if isinstance(stored, dict) else {}
         if shapes and all(own.get(name, 0) in (None, shape) for name, shape in shapes.items()):
-            found.add(frozenset(shapes))
-    longest = [units for units in found if len(units) == max(map(len, found))]
+            found.setdefault(frozenset(shapes), []).append(source)
+    # Shapes are read without a look at the values, so that one signature of those that decide is read as a whole.
+    whole = (units for units in sorted(found, key=len, reverse=True) if any(map(_reads, found[units])))
+    longest = next((list(sets) for _, sets in groupby(whole, key=len)), [])
     if len(longest) > 1:
         raise PGEError(
             f"Expected one longest set of agreeing units, but {len(longest)} sets of {len(longest[0])} agree. "
             "Name the transferred part with `encoder=`."
         )
     return longest[0] if longest else None
+
+
+def _reads(source: Source) -> bool:
+    return isinstance(attempt(source.load_signature, source.signatures[0]), Signature)
 
 
 def open_sources(library: Library, exclude: Collection[str]) -> dict[str, Source | Exception]:
@@ -103,13 +110,12 @@ def agrees(source: Source, probe: Probe, rung: int, shapes: Mapping[str, list[in
     Returns:
         Whether it does, or has no say.
     """
-    entries = [entry for entry in source.signatures if entry.recipe == probe.recipe]
+    recipe = probe.recipe
+    entries = [entry for entry in source.signatures if entry.recipe == recipe]
     if rung in {entry.budget for entry in entries}:
         return True
-    stored = (attempt(source.load_signature, entry) for entry in entries)
-    return not any(
-        isinstance(signature, Signature) and signature.fingerprint["shapes"] == shapes for signature in stored
-    )
+    alike = [entry for entry in entries if attempt(source.load_shapes, entry) == shapes]
+    return not any(isinstance(attempt(source.load_signature, entry), Signature) for entry in alike)
 
 
 def training_data(data: Data) -> tuple[Any, pl.LightningDataModule | None]:
