@@ -6,6 +6,7 @@ from contextlib import suppress
 import numpy as np
 import torch
 from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from pge_lightning import artifact, storage
@@ -24,10 +25,15 @@ class Cache:
     Args:
         fs: The library's file system.
         root: The library's folder.
+
+    Attributes:
+        is_local: Whether they lie on this machine. There, small ones are read one after the other: threads would spend
+            more on taking the interpreter from each other than a read takes.
     """
 
     def __init__(self, fs: AbstractFileSystem, root: str) -> None:
         self._fs, self._root = fs, root.rstrip("/")
+        self.is_local = isinstance(fs, LocalFileSystem)
 
     def put_target(self, key: str, signature: Signature) -> None:
         """Keep a target's signature under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""

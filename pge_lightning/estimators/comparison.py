@@ -9,7 +9,7 @@ from torch import Tensor
 from pge_lightning.cache import Cache
 from pge_lightning.directions import Directions
 from pge_lightning.errors import PGEError
-from pge_lightning.estimators.signatures import directions_of, signature_of
+from pge_lightning.estimators.signatures import keep_directions, kept_directions, signature_of
 from pge_lightning.functional.directions import gaps_of_directions
 from pge_lightning.functional.gap import Kind, gaps_by_unit
 from pge_lightning.gap import Gap, compare
@@ -51,30 +51,48 @@ class Comparison:
             last bit.
         """
         names = sorted(sources)
-        with ThreadPoolExecutor() as pool:  # on most file systems the time is spent on reading
-            return dict(zip(names, pool.map(lambda name: self._measure(sources[name]), names), strict=True))
+        with ThreadPoolExecutor() as pool:
+            look = map if self.cache is None or self.cache.is_local else pool.map
+            known = dict(zip(names, look(lambda name: self._look_up(sources[name]), names), strict=True))
+            rest = [name for name, table in known.items() if table is None]
+            read = dict(zip(rest, pool.map(lambda name: self._read(sources[name]), rest), strict=True))
+        return {name: read[name] if table is None else table for name, table in known.items()}
 
-    def _measure(self, source: Source | Exception) -> Tensor | Gap | Exception:
+    def _look_up(self, source: Source | Exception) -> Tensor | None:
+        """A source's gaps by the directions that are kept of it, where these tell that both sides compare."""
+        entry = None if isinstance(source, Exception) else source.find(self._recipe, self.rung)
+        if self._own is None or entry is None or self.kind not in ("kernelwise", "layerwise"):
+            return None
+        return self._by_directions(kept_directions(entry, self.kind, self.cache))
+
+    def _read(self, source: Source | Exception) -> Tensor | Gap | Exception:
+        """A source's gaps ``[restarts, units]``, or its gap where the formula has no units, or what went wrong."""
         if isinstance(source, Exception):
             return source
         try:
-            found = self._by_directions(source)
-            if found is not None:
-                return found
-            return compare_units(signature_of(source, self.probe, self.rung), self.target, self.kind)
+            signature = signature_of(source, self.probe, self.rung)
+            found = self._by_fresh_directions(source, signature)
+            return compare_units(signature, self.target, self.kind) if found is None else found
         except (PGEError, ValueError, OSError) as error:
             return error
 
-    def _by_directions(self, source: Source) -> Tensor | None:
-        """The gaps, where directions alone tell that both sides compare."""
+    def _by_fresh_directions(self, source: Source, signature: Signature) -> Tensor | None:
         entry = source.find(self._recipe, self.rung)
         if self._own is None or entry is None or self.kind not in ("kernelwise", "layerwise"):
             return None
         try:
-            theirs = directions_of(source, entry, self.kind, self.cache)
-        except ValueError:  # not finite; what the signatures' headers have against a comparison is to be told first
+            theirs = Directions.of(signature, self.kind)
+        except ValueError:  # not finite; what recipe, units and starts have against a comparison is to be told first
             return None
-        return gaps_of_directions(theirs.units, self._own.units) if theirs.digest == self._own.digest else None
+        found = self._by_directions(theirs)
+        if found is not None:
+            keep_directions(theirs, entry, self.kind, self.cache)
+        return found
+
+    def _by_directions(self, theirs: Directions | None) -> Tensor | None:
+        if self._own is None or theirs is None or theirs.digest != self._own.digest:
+            return None
+        return gaps_of_directions(theirs.units, self._own.units)
 
     def _directions(self) -> Directions | None:
         """The target's, as if it were a source; ``None`` where it cannot be, of which the comparisons tell."""

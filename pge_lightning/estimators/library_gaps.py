@@ -121,7 +121,6 @@ def _compare(
         return None
 
     with ThreadPoolExecutor() as pool:
-        tables = track(
-            pool.map(compare, others), "Comparing sources", len(others), disable=not progress, transient=True
-        )
+        tried = (map if cache is not None and cache.is_local else pool.map)(compare, others)
+        tables = track(tried, "Comparing sources", len(others), disable=not progress, transient=True)
         return {other: table for other, table in zip(others, tables, strict=True) if table is not None}

@@ -14,7 +14,15 @@ from pge_lightning.probe import Probe
 from pge_lightning.signature import Signature
 from pge_lightning.source import SignatureEntry, Source
 
-__all__ = ["directions_of", "key_of", "lacking", "own_signature", "signature_of"]
+__all__ = [
+    "directions_of",
+    "keep_directions",
+    "kept_directions",
+    "key_of",
+    "lacking",
+    "own_signature",
+    "signature_of",
+]
 
 
 def lacking(target: Target, sources: Sequence[str], probe: Probe) -> Estimates | None:
@@ -92,9 +100,6 @@ def signature_of(source: Source, probe: Probe, rung: int | None) -> Signature:
 def directions_of(source: Source, entry: SignatureEntry, kind: UnitKind, cache: Cache | None) -> Directions:
     """The directions of one of a source's signatures: those that are kept, or fresh ones, which then are.
 
-    What is kept is of a signature that was whole: it is known by the signature's SHA-256. So a signature that was
-    damaged since goes on to be compared; ``Library.verify``, and whatever reads the signature itself, tells of it.
-
     Args:
         source: The source.
         entry: The signature.
@@ -108,19 +113,47 @@ def directions_of(source: Source, entry: SignatureEntry, kind: UnitKind, cache: 
         PGEError: If none are kept, and the signature's file is damaged.
         ValueError: If the signature holds values that are not finite.
     """
-    key = key_of(entry, kind)
-    kept = cache.get_directions(key) if cache is not None else None
+    kept = kept_directions(entry, kind, cache)
     if kept is not None:
         return kept
     fresh = Directions.of(source.load_signature(entry), kind)
-    if cache is not None:
-        with suppress(ArtifactError):  # a library that cannot be written can be ranked
-            cache.put_directions(key, fresh)
+    keep_directions(fresh, entry, kind, cache)
     return fresh
 
 
+def kept_directions(entry: SignatureEntry, kind: UnitKind, cache: Cache | None) -> Directions | None:
+    """Look for the directions of a source's signature.
+
+    They are of a signature that was whole, and are known by its SHA-256: no other is taken for it. A file that was
+    damaged since is not noticed here; ``Library.verify``, and whatever reads the signature itself, tells of it.
+
+    Args:
+        entry: The signature.
+        kind: The formula that asks for them.
+        cache: Where they are looked for.
+
+    Returns:
+        The directions, or ``None`` if none are kept.
+    """
+    return cache.get_directions(key_of(entry, kind)) if cache is not None else None
+
+
+def keep_directions(directions: Directions, entry: SignatureEntry, kind: UnitKind, cache: Cache | None) -> None:
+    """Keep the directions of a source's signature for other rankings, if that can be.
+
+    Args:
+        directions: The directions.
+        entry: The signature.
+        kind: The formula that asks for them.
+        cache: Where they are kept.
+    """
+    if cache is not None:
+        with suppress(ArtifactError):  # a library that cannot be written can be ranked
+            cache.put_directions(key_of(entry, kind), directions)
+
+
 def key_of(entry: SignatureEntry, kind: UnitKind) -> str:
-    """What is kept of a signature is known by its content, so that another one is never taken for it.
+    """By what that is kept of a signature is found again: its content.
 
     Args:
         entry: The signature.
