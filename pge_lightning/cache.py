@@ -61,23 +61,23 @@ class Cache:
                 return Directions(units, header["digest"])
         return None
 
-    def put_gaps(self, key: str, gaps: Mapping[str, Tensor]) -> None:
+    def put_gaps(self, key: str, gaps: Mapping[str, np.ndarray]) -> None:
         """Keep gaps of signatures to one, by keys that are fit for files' names; an ``ArtifactError`` if it cannot.
 
         Args:
             key: Of the one.
             gaps: Key of each other side to the gaps of each restart and unit, ``[restarts, units]``, the same for all.
         """
-        # A thousand tensors by their names would take longer to read than all gaps to a target to compute.
-        tables = torch.stack([*gaps.values()])
+        # One tensor: a thousand by their names would take longer to read than all gaps to a target to compute.
+        tables = torch.as_tensor(np.stack([*gaps.values()]))
         data = artifact.encode({"gaps": tables}, {"others": [*gaps]}, kind="gaps")
         storage.write_bytes(self._fs, self._path(_GAPS, key), data)
 
-    def get_gaps(self, key: str) -> dict[str, Tensor]:
+    def get_gaps(self, key: str) -> dict[str, np.ndarray]:
         """Look for the kept gaps to a signature; empty if there are none that can be read."""
-        with suppress(ArtifactError, KeyError, ValueError):
+        with suppress(ArtifactError, KeyError, TypeError, ValueError):
             tensors, header = artifact.decode(storage.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")
-            return dict(zip(header["others"], tensors["gaps"].unbind(), strict=True))
+            return dict(zip(header["others"], tensors["gaps"].numpy(), strict=True))
         return {}
 
     def _path(self, folder: str, key: str) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -49,7 +50,7 @@ def test_no_byte_of_kept_directions_changes_them_unnoticed(cache, tmp_path):
 @pytest.mark.parametrize("length", [0, 7, 100, -4, -1])
 def test_cut_files_are_none_at_all(cache, tmp_path, length):
     cache.put_directions("key", some_directions())
-    cache.put_gaps("key", {"a": torch.ones(2, 3)})
+    cache.put_gaps("key", {"a": np.ones((2, 3))})
     for folder in (".directions", ".gaps"):
         path = Path(tmp_path, folder, "key.safetensors")
         path.write_bytes(path.read_bytes()[:length])
@@ -58,11 +59,11 @@ def test_cut_files_are_none_at_all(cache, tmp_path, length):
 
 
 def test_gaps_come_back_by_their_keys_in_order(cache):
-    gaps = {name: torch.rand(2, 3, dtype=torch.float64) for name in ("z", "a", "m")}
+    gaps = {name: np.random.default_rng(0).random((2, 3)) for name in ("z", "a", "m")}
     cache.put_gaps("key", gaps)
     back = cache.get_gaps("key")
     assert list(back) == ["z", "a", "m"]
-    assert same(back, gaps)
+    assert all(np.array_equal(back[name], gaps[name]) for name in gaps)
     assert cache.get_gaps("other") == {}
 
 
@@ -70,7 +71,7 @@ def test_one_is_never_taken_for_the_other(cache, tmp_path):
     cache.put_directions("key", some_directions())
     Path(tmp_path, ".gaps").symlink_to(Path(tmp_path, ".directions"))
     assert cache.get_gaps("key") == {}
-    cache.put_gaps("key", {"a": torch.ones(2, 3)})
+    cache.put_gaps("key", {"a": np.ones((2, 3))})
     assert cache.get_directions("key") is None
 
 
@@ -80,6 +81,6 @@ def test_a_library_that_cannot_be_written_says_so(cache, tmp_path):
     with pytest.raises(ArtifactError):
         cache.put_directions("key", some_directions())
     with pytest.raises(ArtifactError):
-        cache.put_gaps("key", {"a": torch.ones(2, 3)})
+        cache.put_gaps("key", {"a": np.ones((2, 3))})
     assert cache.get_directions("key") is None
     assert cache.get_gaps("key") == {}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor
@@ -50,29 +51,35 @@ def library_gaps(
     recipe = probe.recipe
     found = {name: source.find(recipe, rung) for name, source in sources.items()}
     entries = {name: entry for name, entry in found.items() if entry is not None}
-    columns: list[dict[str, Tensor]] = []
-    twins: set[str] = set()
+    rows = {name: row for row, name in enumerate(sorted(entries))}
+    columns: list[tuple[np.ndarray, np.ndarray]] = []
+    twins: set[int] = set()
     # By their digests, which have nothing to do with what they are, so that another source changes few of them.
     for name in sorted(entries, key=lambda name: entries[name].sha256):
-        if name not in twins and len(columns) < REFERENCES:
+        if rows[name] not in twins and len(columns) < REFERENCES:
             column = _column(sources, entries, name, kind, cache, progress)
-            same = _same(column)
-            twins |= same
-            columns.append({other: table for other, table in column.items() if other not in same})
-    tables = [table for column in columns for table in column.values()]
-    if not tables:
+            others, tables = np.array([rows[other] for other in column], dtype=int), _stack(column)
+            # A library may hold many checkpoints of the reference's own data set.
+            same = tables.mean(axis=(1, 2)) < SAME
+            twins |= {*others[same].tolist()}
+            columns.append((others[~same], tables[~same]))
+    return _table(columns, len(rows))
+
+
+def _stack(column: Mapping[str, np.ndarray]) -> np.ndarray:
+    # In NumPy: PyTorch would share out so little work among threads, which on a busy machine wait long for each other.
+    return np.stack([*column.values()]) if column else np.empty((0, 1, 1))
+
+
+def _table(columns: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> Tensor | None:
+    """All gaps, nan where there is none; ``None`` where there are none at all."""
+    shape = next((tables.shape[1:] for _, tables in columns if len(tables)), None)
+    if shape is None:
         return None
-    empty = torch.full_like(tables[0], torch.nan)
-    names = sorted(entries)
-    return torch.stack([torch.stack([column.get(name, empty) for name in names]) for column in columns], dim=1)
-
-
-def _same(column: Mapping[str, Tensor]) -> set[str]:
-    """Sources of the reference's own data set, of which a library may hold many checkpoints."""
-    if not column:
-        return set()
-    means = torch.stack([*column.values()]).mean(dim=(1, 2))
-    return {name for name, mean in zip(column, means.tolist(), strict=True) if mean < SAME}
+    found = np.full((count, len(columns), *shape), np.nan)
+    for number, (rows, tables) in enumerate(columns):
+        found[rows, number] = tables
+    return torch.as_tensor(found)
 
 
 def _column(
@@ -82,7 +89,7 @@ def _column(
     kind: UnitKind,
     cache: Cache | None,
     progress: bool,
-) -> dict[str, Tensor]:
+) -> dict[str, np.ndarray]:
     """Gaps of the others to one source, as far as they compare: those that are kept, and fresh ones, which then are."""
     keys = {other: key_of(entry, kind) for other, entry in entries.items()}
     own = keys.pop(name)
@@ -104,20 +111,20 @@ def _compare(
     kind: UnitKind,
     cache: Cache | None,
     progress: bool,
-) -> dict[str, Tensor]:
+) -> dict[str, np.ndarray]:
     try:
         own = directions_of(sources[name], entries[name], kind, cache)
     except (PGEError, ValueError, OSError):  # what is wrong with a signature is told where it is judged
         return {}
 
-    def compare(other: str) -> Tensor | None:
+    def compare(other: str) -> np.ndarray | None:
         with suppress(PGEError, ValueError, OSError):
             theirs = directions_of(sources[other], entries[other], kind, cache)
             if theirs.digest == own.digest:
-                return gaps_of_directions(theirs.units, own.units)
+                return gaps_of_directions(theirs.units, own.units).numpy()
             pair = [sources[each].load_signature(entries[each]) for each in (other, name)]
             pair[0].check_comparable(pair[1])
-            return gaps_by_unit(pair[0].units, pair[1].units, kind)
+            return gaps_by_unit(pair[0].units, pair[1].units, kind).numpy()
         return None
 
     with ThreadPoolExecutor() as pool:

@@ -1,5 +1,10 @@
-"""How near a source is to other data sets in general, from the gaps between a library's sources."""
+"""How near a source is to other data sets in general, from the gaps between a library's sources.
 
+In NumPy: PyTorch would share out so little work among threads, which on a busy machine wait long for each other.
+"""
+
+import numpy as np
+import torch
 from torch import Tensor
 
 __all__ = ["generality"]
@@ -28,6 +33,15 @@ def generality(gaps: Tensor) -> Tensor:
         >>> generality(gaps.unsqueeze(2)).squeeze(1)
         tensor([0.4083, 0.4833, 0.7083])
     """
-    mean = gaps.nanmean(dim=(0, 1)).nan_to_num()
-    own = (gaps - gaps.nanmean(dim=0, keepdim=True)).nanmean(dim=1)
-    return mean + own.nan_to_num()
+    values = gaps.numpy()
+    own = _mean(values - _mean(values, 0), 1)[:, 0]
+    return torch.as_tensor(np.nan_to_num(_mean(values, (0, 1))[0]) + np.nan_to_num(own))
+
+
+def _mean(values: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """The mean of what is not nan, nan where there is none; axes are kept."""
+    known = ~np.isnan(values)
+    count = known.sum(axis, keepdims=True)
+    total = values.sum(axis, where=known, keepdims=True)
+    found: np.ndarray = np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+    return found
