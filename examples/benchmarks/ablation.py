@@ -9,6 +9,7 @@ agreement. Every job adds a line to `ablation.csv` in the results; signatures ar
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -39,7 +40,10 @@ class Setting:
         steps: Steps of the sources' warm-up.
         batch_size: Samples per step of the sources.
         lr: Their rate.
-        optimizer: Of both sides, ``"adam"`` or ``"sgd"``.
+        optimizer: Of both sides, ``"adam"`` or ``"sgd"``; with one step of the latter there is no warm-up.
+        statistic: ``"gradient"``, or ``"fisher"``: squared gradients of both sides behind a head that was fitted in as
+            many steps, the target's at the sources' rung.
+        head_first: Steps of every warm-up, of both sides, in which the head alone learns.
         rung: Samples of the sources.
         target_steps: Steps of the target's warm-up.
         target_batch_size: Samples per step of the target.
@@ -62,6 +66,8 @@ class Setting:
     batch_size: int = 64
     lr: float = 2e-3
     optimizer: str = "adam"
+    statistic: str = "gradient"
+    head_first: int = 0
     rung: int = 1000
     target_steps: int = 30
     target_batch_size: int = 32
@@ -105,18 +111,43 @@ def sketched(stack: torch.Tensor, size: int) -> torch.Tensor:
     return (rows @ torch.randn(rows.shape[1], size, generator=generator)).unsqueeze(-1)
 
 
+class HeadFirst:
+    """A classifier's loss, which reaches the encoder only after some steps of each warm-up.
+
+    Args:
+        first: Steps in which the head alone learns.
+        steps: All steps of a warm-up.
+    """
+
+    def __init__(self, first: int, steps: int) -> None:
+        self.first, self.steps, self.taken = first, steps, 0
+        self.__name__ = f"head_first_{first}_of_{steps}"
+
+    def __call__(self, module: Any, batch: Any) -> torch.Tensor:
+        """The loss of the next step."""
+        alone, self.taken = self.taken % self.steps < self.first, self.taken + 1
+        features = module.encoder(batch[0])
+        return torch.nn.functional.cross_entropy(module.head(features.detach() if alone else features), batch[1])
+
+
 def rank(setting: Setting) -> tuple[Signatures, Signatures, pd.DataFrame]:
     """Signatures of targets and sources, and what fine-tuning gave."""
     folder = Path(to_absolute_path(setting.results))
     study = open_study(setting.family, to_absolute_path(setting.library), str(folder))
     collected = Collected(study, folder / "signatures")
-    size = {"batch_size": setting.batch_size, "budgets": (setting.rung,)}
-    probe = Probe("ablation", setting.collected, setting.steps, setting.optimizer, setting.lr, **size)  # type: ignore[arg-type]
-    walk = Walk(setting.target_steps, setting.target_batch_size, setting.target_lr)
-    walked = replace(probe, target=walk)
-    sources = {name: collected.source(name, probe) for name in track(study.sources, "Sources", transient=True)}
-    names = setting.targets or study.targets
-    targets = {name: collected.target(name, walked) for name in track(names, "Targets", transient=True)}
+    recipe: dict[str, Any] = {
+        "batch_size": setting.batch_size,
+        "budgets": (setting.rung,),
+        "statistic": setting.statistic,
+    }
+    probe = Probe("ablation", setting.collected, setting.steps, setting.optimizer, setting.lr, **recipe)  # type: ignore[arg-type]
+    walk = Walk(setting.target_steps, setting.target_batch_size, setting.target_lr) if probe.walks else None
+    walked, names = replace(probe, target=walk), setting.targets or study.targets
+    losses = [
+        HeadFirst(setting.head_first, each.steps) if setting.head_first else None for each in (probe, walk or probe)
+    ]
+    sources = {name: collected.source(name, probe, losses[0]) for name in track(study.sources, "Sources")}
+    targets = {name: collected.target(name, walked, {}, losses[1]) for name in track(names, "Targets")}
     return targets, sources, truth_of(folder)
 
 

@@ -7,6 +7,8 @@ The library's checkpoints are copied until there are enough. Each measurement is
 process of its own: seconds, and peak memory beyond what there was before. The target's signature is
 collected anew, and sources are read from disk. Gaps between sources are measured once and kept: the first ranking does
 so, and has a row of its own. Trying all is the number of sources times the mean of the evaluation's fine-tunings.
+A new source costs a collection per probe, whatever the size of the library, in `efficiency_sources.csv`; feature scores
+ask nothing of it.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from rich.table import Table
 
 from pge_lightning.app.build import build_data
 from pge_lightning.app.tasks import seeded_model
+from pge_lightning.collect import collect_signature
 from pge_lightning.estimators import (
     Estimator,
     FeatureScore,
@@ -85,11 +88,28 @@ def measure(options: argparse.Namespace, folder: str, name: str, samples: int, s
     sender.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
-def measured(*arguments: object) -> tuple[float, float]:
-    """What :func:`measure` sends from a process of its own."""
+def measure_source(options: argparse.Namespace, name: str, sender: Connection) -> None:
+    """Collect one signature of a new source, and send seconds and peak memory in MiB."""
+    torch.set_num_threads(options.threads)
+    study = open_study(options.family, options.library, options.results)
+    probe = next(each for each in study.probes if each.name == name)
+    job = study.source_job(TARGET)
+    datamodule = build_data(job.data)
+    model = seeded_model(job, datamodule)
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    before, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    budget = probe.budgets[-1] if probe.budgets else None
+    collect_signature(model, datamodule.train_dataloader(), probe=probe, budget=budget, encoder="encoder")
+    seconds = time.perf_counter() - begin
+    sender.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
+
+
+def measured(work: Callable[..., None], *arguments: object) -> tuple[float, float]:
+    """What a measurement sends from a process of its own."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=measure, args=(*arguments, sender))
+    process = context.Process(target=work, args=(*arguments, sender))
     process.start()
     sender.close()
     found: tuple[float, float] = receiver.recv()
@@ -117,12 +137,17 @@ def main() -> None:
                 shutil.rmtree(Path(folder, ".gaps"), ignore_errors=True)
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
                     shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
-                    seconds, peak = measured(options, folder, name, samples)
+                    seconds, peak = measured(measure, options, folder, name, samples)
                     row = pd.DataFrame([[name, count, samples, seconds, peak]], columns=rows.columns)
                     rows = row if rows.empty else pd.concat([rows, row]).drop_duplicates(key, keep="last")
                     rows.to_csv(path, index=False)
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
+    probes = [probe.name for probe in open_study(options.family, options.library, options.results).probes]
+    costs = pd.DataFrame(
+        [[name, *measured(measure_source, options, name)] for name in probes], columns=["probe", "s", "MiB"]
+    )
+    costs.to_csv(path.with_name("efficiency_sources.csv"), index_label="probe")
     seconds = rows.pivot(index="estimator", columns=["samples", "sources"], values="s").sort_index(axis=1)
     seconds = seconds.loc[[name for name in ESTIMATORS if name in seconds.index]]
     table = Table(
@@ -133,6 +158,10 @@ def main() -> None:
     table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
     Console(width=140).print(table)
     print(f"Peak memory beyond what there was: {rows['MiB'].max():.0f} MiB at most.")
+    print(
+        "A new source:",
+        "; ".join(f"{name} {s:.1f} s, {peak:.0f} MiB" for name, s, peak in costs.itertuples(index=False)),
+    )
 
 
 if __name__ == "__main__":

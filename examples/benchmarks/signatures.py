@@ -41,9 +41,9 @@ class Collected:
         self.study, self.folder = study, folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def source(self, name: str, probe: Probe) -> Signature:
+    def source(self, name: str, probe: Probe, loss_fn: LossFn | None = None) -> Signature:
         """The signature of a source's training data, at the first rung of the probe."""
-        return self._collect(f"source-{name}", self.study.source_job(name), probe, {})
+        return self._collect(f"source-{name}", self.study.source_job(name), probe, {}, loss_fn)
 
     def target(self, name: str, probe: Probe, data: Mapping[str, Any] = {}, loss_fn: LossFn | None = None) -> Signature:
         """The signature of a target, walked as the probe says; `data` and `loss_fn` are what differs from the study."""
