@@ -67,7 +67,8 @@ class SourceSelector:
         race: What a race of the best sources against scratch may cost; none is run without it.
         exclude: Names of sources to leave out.
         records: Finished fine-tunings to learn from; by default those of the library.
-        cache: Whether the target's signature is kept in the library, and taken from there when it fits.
+        cache: Whether the target's signature is kept in the library, and taken from there when it fits; likewise what
+            comparisons take of the sources' signatures, and the gaps between sources.
         device: Where copies of the model run; by default where the model is.
         verbose: Whether to print the table and show progress.
 

@@ -103,10 +103,10 @@ def reading(monkeypatch):
     """The names of the sources whose weights are really read meanwhile, one entry per reading."""
     read, plainly = [], storage.read_bytes
 
-    def noting(fs, path):
+    def noting(fs, path, *end):
         if Path(path).name.startswith("encoder-"):
             read.append(Path(path).parent.name)
-        return plainly(fs, path)
+        return plainly(fs, path, *end)
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "read_bytes", noting)

@@ -52,7 +52,8 @@ class Target:
         exclude: Names of sources to leave out.
         records: Finished fine-tunings to learn from; by default those of the library.
         device: Where copies run; by default where the model is.
-        cache: Whether the target's signatures are kept in the library, and taken from there when they fit.
+        cache: Whether the target's signatures are kept in the library, and taken from there when they fit; likewise
+            what comparisons take of the sources' signatures, and the gaps between sources.
         verbose: Whether to show progress.
         **context: Further arguments of :class:`~pge_lightning.collect.Collector`. With ``distributed=True`` all
             processes of the default group take part; rank zero reads the library.
