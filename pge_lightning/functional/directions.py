@@ -1,7 +1,7 @@
 """Directions: principal gradients brought to length one, whose products are the cosines that gaps are made of.
 
-For rankings, which compare each side many times. In NumPy: where several threads compare at once, as rankings do, each
-of PyTorch's products would wake threads of its own, which takes longer than the product.
+For rankings, which compare each side many times. In NumPy: PyTorch would share out every product among threads, which
+on a busy machine wait for each other longer than the product takes.
 """
 
 from collections.abc import Mapping
