@@ -15,7 +15,14 @@ def test_shipped_probes_are_the_documented_ones():
     assert (default.batch_size, default.budgets) == (64, (200, 1000))
     assert default.target == Walk(steps=30, batch_size=32, lr=2e-3)
     assert (fast.restarts, fast.steps, fast.budgets) == (2, 30, (200,))
-    assert PROBES["label_free"] == Probe(name="label_free", steps=120, pretext="auto")
+    label_free = PROBES["label_free"]
+    assert (label_free.restarts, label_free.steps, label_free.budgets, label_free.pretext) == (
+        8,
+        120,
+        (200, 1000),
+        "auto",
+    )
+    assert label_free.target == default.target
     assert (published.restarts, published.steps, published.optimizer, published.paired) == (None, 1, "sgd", False)
 
 

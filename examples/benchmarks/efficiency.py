@@ -134,7 +134,8 @@ def main() -> None:
         for count in sorted(options.sources):
             enlarge(Path(options.library), Path(folder), count)
             for samples in options.samples:
-                shutil.rmtree(Path(folder, ".gaps"), ignore_errors=True)
+                for kept in (".gaps", ".directions"):
+                    shutil.rmtree(Path(folder, kept), ignore_errors=True)
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
                     shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
                     seconds, peak = measured(measure, options, folder, name, samples)
