@@ -7,6 +7,7 @@ Two disjoint sets of restarts rank every target: weighted tau and regret are mea
 agreement. Every job adds a line to `ablation.csv` in the results; signatures are collected once and kept beside it.
 """
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,11 @@ class Setting:
         kind: Formula of the gap.
         weigh: Whether units count by the inverse of their spread.
         generality: Weight of generality.
+        each_restart: Whether every restart's gaps are standardised over the sources before their mean is taken.
         without: Number of a kernel to leave out, from 0; -1 for the last.
+        form: What is compared of each unit: ``"update"``, its ``"magnitude"`` or ``"square"`` whatever the sign, the
+            lengths of its ``"rows"`` or ``"columns"``, or the products of its rows with each other (``"row_products"``)
+            or of its columns (``"column_products"``), which a rotation of the other side does not change.
         digits: Bits of the mantissa that signatures keep; 23 is float32, 7 is bfloat16.
         sketch: Random projections that each unit is reduced to; 0 keeps it.
     """
@@ -75,7 +80,9 @@ class Setting:
     kind: str = "kernelwise"
     weigh: bool = True
     generality: float = 1.0
+    each_restart: bool = False
     without: int | None = None
+    form: str = "update"
     digits: int = 23
     sketch: int = 0
 
@@ -84,15 +91,27 @@ ConfigStore.instance().store("ablation", node=Setting)
 
 
 def reduced(signature: Signature, setting: Setting) -> Signature:
-    """The signature without a kernel, in fewer digits, or as a sketch."""
+    """The signature without a kernel, in another form, in fewer digits, or as a sketch."""
     units = dict(signature.units)
     if setting.without is not None:
         del units[[name for name, stack in units.items() if stack.ndim > 2][setting.without]]
+    units = {name: FORMS[setting.form](stack) if stack.ndim > 2 else stack for name, stack in units.items()}
     if setting.digits < 23:
         units = {name: rounded(stack, setting.digits) for name, stack in units.items()}
     if setting.sketch:
         units = {name: sketched(stack, setting.sketch) for name, stack in units.items()}
     return replace(signature, units=units)
+
+
+FORMS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "update": lambda stack: stack,
+    "magnitude": torch.abs,
+    "square": torch.square,
+    "rows": lambda stack: stack.flatten(2).norm(dim=2, keepdim=True),
+    "columns": lambda stack: stack.flatten(2).norm(dim=1, keepdim=True),
+    "row_products": lambda stack: stack.flatten(2) @ stack.flatten(2).mT,
+    "column_products": lambda stack: stack.flatten(2).mT @ stack.flatten(2),
+}
 
 
 def rounded(stack: torch.Tensor, digits: int) -> torch.Tensor:
@@ -163,7 +182,7 @@ def main(cfg: Setting) -> float:
         sides = (
             {name: reduced(some(each, block), setting) for name, each in side.items()} for side in (targets, sources)
         )
-        found.append(estimates(*sides, setting.generality, setting.kind, setting.weigh))
+        found.append(estimates(*sides, setting.generality, setting.kind, setting.weigh, setting.each_restart))
     means = pd.DataFrame([worth(each, truth).mean() for each in found])
     row = {key: value for key, value in asdict(setting).items() if key not in ("library", "results", "targets")}
     seconds = {

@@ -83,9 +83,14 @@ def some(signature: Signature, restarts: range) -> Signature:
 
 
 def estimates(
-    targets: Signatures, sources: Signatures, generality: float = 1.0, kind: Any = "kernelwise", weigh: bool = True
+    targets: Signatures,
+    sources: Signatures,
+    generality: float = 1.0,
+    kind: Any = "kernelwise",
+    weigh: bool = True,
+    each_restart: bool = False,
 ) -> dict[str, pd.DataFrame]:
-    """Target to value, low and high of every other source, by the formulas of the package's own estimator."""
+    """Target to value, low and high of every other source, by the package's formulas; in deviations `each_restart`."""
     names = sorted(sources)
     among = {
         (one, two): gaps_by_unit(sources[one].units, sources[two].units, kind)
@@ -104,6 +109,8 @@ def estimates(
             both = pairs | {(two, one): table for (one, two), table in pairs.items()}
             square = torch.stack([torch.stack([both.get((a, b), nothing) for b in others]) for a in others])
             own = (own + generality * general_gaps(square)) / (1 + generality)
+        if each_restart:
+            own = (own - own.mean(dim=0)) / own.std(dim=0)
         gaps = [gap_of(row.tolist(), kind, signature.budget) for row in own]
         found[target] = pd.DataFrame(
             {"value": [g.value for g in gaps], "low": [g.low for g in gaps], "high": [g.high for g in gaps]}, others
