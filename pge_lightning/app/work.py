@@ -103,7 +103,8 @@ class Worker:
         """
         left = self._left
         chosen = self.study.starts(target) if sources is None else sources
-        cells = [self._fine_tune(target, seed, source, encoder) for source in chosen]
+        job = self.study.target_job(target, seed, encoder)  # the same from wherever it starts
+        cells = [self._fine_tune(job, target, seed, source, encoder) for source in chosen]
         earlier = f", {left - self._left} of them in an earlier run" if left > self._left else ""
         seconds = f" in {sum(cell.seconds for cell in cells):.0f} s"
         times = f"{len(cells)} time{'s' * (len(cells) > 1)}"
@@ -155,8 +156,8 @@ class Worker:
             self._target = key, build_selector(job).target(seeded_model(job, datamodule), datamodule)
         return self._target[1]
 
-    def _fine_tune(self, target: str, seed: int, source: str, encoder: str) -> Cell:
-        job, digest = self.study.target_job(target, seed, encoder), ""
+    def _fine_tune(self, job: DictConfig, target: str, seed: int, source: str, encoder: str) -> Cell:
+        digest = ""
         with suppress(PGEError):  # a source that is not there fails when it is loaded
             digest = "" if source == SCRATCH else self.study.library.open(source).weights_file.sha256
         more = () if encoder == TRAINED else (encoder,)
