@@ -103,9 +103,11 @@ def test_weighed_gaps_rank_by_the_mean_of_what_units_say(kind, library, signatur
     ]
     assert weighed
     assert floor.value == pytest.approx(0, abs=1e-12)
-    weights = spread_weights(stack)
-    for name, table in tables.items():
-        assert found[name].replicates == pytest.approx((table @ weights).tolist(), abs=1e-6)
+    means = stack @ spread_weights(stack)
+    # Weights say how sources differ; how far all of them are is the plain mean.
+    level = stack.mean(dim=(0, 2)) - means.mean(dim=0)
+    for name, own in zip(tables, means, strict=True):
+        assert found[name].replicates == pytest.approx((own + level).tolist(), abs=1e-6)
 
 
 def test_two_sources_are_too_few_to_weigh(library, signature):
@@ -294,24 +296,30 @@ def test_a_source_of_other_weights_is_told_by_its_start(library, signature):
 def test_generality_is_a_mean_of_the_gap_and_of_gaps_to_other_sources(kind, weigh, library, signature):
     """By hand: three sources, for each the mean of how much its two gaps differ from those of the third."""
     sources = opened(library)
-    plain = gaps(signature, sources, kind, weigh=weigh)[0]
     stacks = {name: signature_of(source, LADDER, 64) for name, source in sources.items()}
     own = torch.stack([gaps_by_unit(stacks[name].units, signature.units, kind) for name in NAMES])
-    weights = spread_weights(own) if weigh else torch.full((own.shape[2],), 1 / own.shape[2], dtype=own.dtype)
-
-    def gap(one, other):
-        return gaps_by_unit(stacks[one].units, stacks[other].units, kind) @ weights
-
+    equal = torch.full((own.shape[2],), 1 / own.shape[2], dtype=own.dtype)
     a, b, c = NAMES
-    mean = (gap(a, b) + gap(b, c) + gap(a, c)) / 3
-    for name, one, two in ((a, b, c), (b, a, c), (c, a, b)):
-        differences = (gap(name, one) - gap(two, one)) / 2, (gap(name, two) - gap(one, two)) / 2
-        general = mean + (differences[0] + differences[1]) / 2
-        for weight in (1.0, 0.5):
-            found = gaps(signature, sources, kind, weigh=weigh, generality=weight)[0][name]
-            expected = (torch.tensor(plain[name].replicates, dtype=own.dtype) + weight * general) / (1 + weight)
-            assert found.replicates == pytest.approx(expected.tolist(), abs=1e-6)
-            assert found.value == pytest.approx(expected.mean().item(), abs=1e-6)
+
+    def told(weights, weight):
+        def gap(one, other):
+            return gaps_by_unit(stacks[one].units, stacks[other].units, kind) @ weights
+
+        mean = (gap(a, b) + gap(b, c) + gap(a, c)) / 3
+        found = []
+        for table, (name, one, two) in zip(own, ((a, b, c), (b, a, c), (c, a, b)), strict=True):
+            differences = (gap(name, one) - gap(two, one)) / 2, (gap(name, two) - gap(one, two)) / 2
+            general = mean + (differences[0] + differences[1]) / 2
+            found.append((table @ weights + weight * general) / (1 + weight))
+        return torch.stack(found)
+
+    for weight in (1.0, 0.5):
+        expected = told(spread_weights(own) if weigh else equal, weight)
+        expected += (told(equal, weight) - expected).mean(dim=0)
+        found = gaps(signature, sources, kind, weigh=weigh, generality=weight)[0]
+        for name, values in zip(NAMES, expected, strict=True):
+            assert found[name].replicates == pytest.approx(values.tolist(), abs=1e-6)
+            assert found[name].value == pytest.approx(values.mean().item(), abs=1e-6)
 
 
 def test_two_sources_say_nothing_of_generality(library, signature):

@@ -102,13 +102,11 @@ def estimates(
         others = [name for name in names if name != target]
         tables = torch.stack([gaps_by_unit(sources[name].units, signature.units, kind) for name in others])
         weights = spread_weights(tables) if weigh else torch.full_like(tables[0, 0], 1 / tables.shape[-1])
-        own = tables @ weights
-        if generality:
-            pairs = {pair: table @ weights for pair, table in among.items() if target not in pair}
-            nothing = torch.full_like(own[0], torch.nan)
-            both = pairs | {(two, one): table for (one, two), table in pairs.items()}
-            square = torch.stack([torch.stack([both.get((a, b), nothing) for b in others]) for a in others])
-            own = (own + generality * general_gaps(square)) / (1 + generality)
+        pairs = {pair: table for pair, table in among.items() if target not in pair}
+        own = _combined(tables, others, pairs, generality, weights)
+        if weigh:  # weights say how sources differ, and nothing of how far all of them are
+            equal = torch.full_like(weights, 1 / len(weights))
+            own += (_combined(tables, others, pairs, generality, equal) - own).mean(dim=0)
         if each_restart:
             own = (own - own.mean(dim=0)) / own.std(dim=0)
         gaps = [gap_of(row.tolist(), kind, signature.budget) for row in own]
@@ -116,6 +114,23 @@ def estimates(
             {"value": [g.value for g in gaps], "low": [g.low for g in gaps], "high": [g.high for g in gaps]}, others
         )
     return found
+
+
+def _combined(
+    tables: torch.Tensor,
+    others: list[str],
+    pairs: Mapping[tuple[str, str], torch.Tensor],
+    generality: float,
+    weights: torch.Tensor,
+) -> torch.Tensor:
+    """Gaps ``[sources, restarts]`` by some weights of units, those to other sources among them."""
+    own = tables @ weights
+    if not generality:
+        return own
+    nothing = torch.full_like(own[0], torch.nan)
+    both = pairs | {(two, one): table for (one, two), table in pairs.items()}
+    square = torch.stack([torch.stack([both[a, b] @ weights if a != b else nothing for b in others]) for a in others])
+    return (own + generality * general_gaps(square)) / (1 + generality)
 
 
 def truth_of(results: Path) -> pd.DataFrame:

@@ -26,13 +26,14 @@ __all__ = ["GapEstimator", "gaps"]
 
 @dataclass(frozen=True)
 class GapEstimator:
-    """Sources by the gap of their principal gradients to the target's; lower is closer, in [0, 2].
+    """Sources by the gap of their principal gradients to the target's; lower is closer, between 0 and 2.
 
     Args:
         probe: The recipe, or the name of a shipped one; the sources must hold signatures of it.
         kind: The formula: ``"kernelwise"``, ``"layerwise"``, ``"unit"`` or ``"published"``.
         weigh: Whether each unit of a kernelwise or layerwise gap has an equal say in the ranking, by the inverse of its
-            spread over the sources; takes three sources. Such gaps are to be compared within one ranking only.
+            spread over the sources; takes three sources. Such gaps are to be compared within one ranking only, where
+            one that is far nearer than the others may be less than 0.
         generality: How much a source's mean gap to the other sources of the library counts
             (:func:`~pge_lightning.functional.generality`), beside one for its gap to the target: what is near to much
             is near to the target, too, and this is known from many gaps. The estimate is the weighted mean of both. For
@@ -139,18 +140,16 @@ def gaps(
         probe, rung = target.probe, target.fingerprint["budget"]
     measured = Comparison(target, kind, probe, rung, cache).measure(sources)
     tables = {name: table for name, table in measured.items() if isinstance(table, Tensor)}
-    weights = spread_weights(torch.stack([*tables.values()])) if weigh and len(tables) > 2 else None
     opened = {name: source for name in tables if isinstance(source := sources[name], Source)}
-    general: dict[str, Tensor] = {}
+    among = None
     if generality and len(tables) > 2 and kind in ("kernelwise", "layerwise"):
         among = library_gaps(opened, probe, rung, kind, cache, progress)
-        general = {} if among is None else dict(zip(opened, general_gaps(_mean(among, weights)), strict=True))
+    values, weights = _weighed([*tables.values()], among, generality, weigh) if tables else (torch.empty(0), None)
+    told = dict(zip(tables, values.tolist(), strict=True))
     found: dict[str, Estimate | Exception] = {}
     for name, table in measured.items():
         if isinstance(table, Tensor):
-            own = _mean(table, weights)
-            own = (own + generality * general[name]) / (1 + generality) if name in general else own
-            found[name] = _estimate(gap_of(own.tolist(), kind, target.budget))
+            found[name] = _estimate(gap_of(told[name], kind, target.budget))
         else:
             found[name] = table if isinstance(table, Exception) else _estimate(table)
     return found, _floor(halves, weights, kind), weights is not None
@@ -158,6 +157,27 @@ def gaps(
 
 def _estimate(gap: Gap) -> Estimate:
     return Estimate(gap.value, gap.standard_error, gap.low, gap.high, gap.per_restart)
+
+
+def _weighed(
+    tables: Sequence[Tensor], among: Tensor | None, generality: float, weigh: bool
+) -> tuple[Tensor, Tensor | None]:
+    """All sources' gaps ``[sources, restarts]``, and the weights of units, where they have any."""
+    own = torch.stack([*tables])
+    plain = _combined(own, among, generality, None)
+    if not weigh or len(tables) < 3:
+        return plain, None
+    weights = spread_weights(own)
+    values = _combined(own, among, generality, weights)
+    # Weights say how far sources are from each other. How far all of them are would differ between draws of restarts by
+    # more than the stated intervals: the mean over sources stays that of equal weights.
+    return values + (plain - values).mean(dim=0), weights
+
+
+def _combined(own: Tensor, among: Tensor | None, generality: float, weights: Tensor | None) -> Tensor:
+    """Means over units of the sources' gaps to the target, and of those to other sources."""
+    mean = _mean(own, weights)
+    return mean if among is None else (mean + generality * general_gaps(_mean(among, weights))) / (1 + generality)
 
 
 def _mean(gaps: Tensor, weights: Tensor | None) -> Tensor:
