@@ -145,9 +145,7 @@ def main() -> None:
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
     probes = [probe.name for probe in open_study(options.family, options.library, options.results).probes]
-    costs = pd.DataFrame(
-        [[name, *measured(measure_source, options, name)] for name in probes], columns=["probe", "s", "MiB"]
-    )
+    costs = pd.DataFrame([measured(measure_source, options, name) for name in probes], probes, ["s", "MiB"])
     costs.to_csv(path.with_name("efficiency_sources.csv"), index_label="probe")
     seconds = rows.pivot(index="estimator", columns=["samples", "sources"], values="s").sort_index(axis=1)
     seconds = seconds.loc[[name for name in ESTIMATORS if name in seconds.index]]
@@ -159,10 +157,8 @@ def main() -> None:
     table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
     Console(width=140).print(table)
     print(f"Peak memory beyond what there was: {rows['MiB'].max():.0f} MiB at most.")
-    print(
-        "A new source:",
-        "; ".join(f"{name} {s:.1f} s, {peak:.0f} MiB" for name, s, peak in costs.itertuples(index=False)),
-    )
+    told = (f"{name} {taken:.1f} s, {peak:.0f} MiB" for name, taken, peak in costs.itertuples())
+    print(f"A new source costs, by probe: {'; '.join(told)}.")
 
 
 if __name__ == "__main__":
