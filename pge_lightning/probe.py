@@ -165,7 +165,7 @@ def _check_walk(walk: Walk | Probe) -> None:
 
 
 PROBES = {
-    "default": Probe(restarts=16, steps=120, budgets=(200, 1000), target=Walk(steps=30, batch_size=32, lr=2e-3)),
+    "default": Probe(restarts=20, steps=120, budgets=(200, 1000), target=Walk(steps=30, batch_size=32, lr=2e-3)),
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
     "task2vec": Probe(name="task2vec", restarts=2, steps=400, lr=5e-3, batch_size=8, statistic="fisher"),

@@ -242,7 +242,7 @@ class TestStudy:
         assert set(kinds) >= {"gap", "label_free", "layerwise, units not weighed, 200 labels"}
         assert set(SCORES) <= set(named)
         assert (named["gap"].estimator.generality, named["plain_gap"].estimator.generality) == (1, 0)
-        assert set(named["mixed_gaps"].estimator.members) == {"gap", "label_free"}
+        assert set(named["signatures"].estimator.members) == {"gap", "label_free", "task2vec"}
         assert "standing" in named["combined"].estimator.members
         assert "standing" not in named["combined_without_history"].estimator.members
         # One set of signatures per recipe, whatever the number of estimators that compare them.

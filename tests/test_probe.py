@@ -11,7 +11,7 @@ from pge_lightning.probe import PROBES, Probe, Walk
 def test_shipped_probes_are_the_documented_ones():
     assert {name: probe.name for name, probe in PROBES.items()} == {name: name for name in PROBES}
     default, fast, published = (PROBES[name] for name in ("default", "fast", "published"))
-    assert (default.restarts, default.steps, default.optimizer, default.lr) == (16, 120, "adam", 2e-3)
+    assert (default.restarts, default.steps, default.optimizer, default.lr) == (20, 120, "adam", 2e-3)
     assert (default.batch_size, default.budgets) == (64, (200, 1000))
     assert default.target == Walk(steps=30, batch_size=32, lr=2e-3)
     assert (fast.restarts, fast.steps, fast.budgets) == (2, 30, (200,))

@@ -11,7 +11,7 @@ from torch import nn
 from pge_lightning.collect.fisher import add_fisher
 from pge_lightning.collect.loss import StepMaker
 from pge_lightning.collect.starts import Starts
-from pge_lightning.collect.warmup import Updates, check_updates, place, warm_up
+from pge_lightning.collect.warmup import LARGE, Updates, check_updates, place, warm_up
 from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, seed_all
@@ -60,6 +60,10 @@ class Runs:
         probe = self.starts.probe
         clone = self.starts.make(k, data)
         hashes = self.starts.hashes(clone) if probe.paired else {}
+        # The first start is always made twice, to see whether it can be; those of large modules for their memory, too.
+        again = k == 0 or sum(update.nbytes for update in row.values()) > LARGE
+        if probe.walks and not again:
+            self._add_start(clone, row)
         if self.prepare is not None:
             self.prepare(clone)
         seed_all(derive_seed(probe.seed, "noise", k))
@@ -74,8 +78,8 @@ class Runs:
         else:
             warm_up(clone, row, batches(), self.step(clone), probe)
         release(clone)
-        if probe.walks:
-            self._add_start(k, data, row, hashes)
+        if probe.walks and again:
+            self._add_start_again(k, data, row, hashes)
         check_updates(row)
         return hashes
 
@@ -98,7 +102,11 @@ class Runs:
             self.check()
         return place(clone, pool.batch(indices), self.device, self.datamodule)
 
-    def _add_start(self, k: int, data: str, row: Updates, hashes: dict[str, str]) -> None:
+    def _add_start(self, start: nn.Module, row: Updates) -> None:
+        for name, value in self.starts.values(start).items():
+            row[name].add_(value)
+
+    def _add_start_again(self, k: int, data: str, row: Updates, hashes: dict[str, str]) -> None:
         """Make the start again, which was not kept while the warm-up needed the memory."""
         start = self.starts.make(k, data)
         if hashes and (others := self.starts.hashes(start)) != hashes:
@@ -107,6 +115,5 @@ class Runs:
                 f"Expected a start that can be made again from its seed, but '{name}' came out different. Draw it with "
                 "the random numbers of PyTorch, NumPy or Python, or give a `factory` that does."
             )
-        for name, value in self.starts.values(start).items():
-            row[name].add_(value)
+        self._add_start(start, row)
         release(start)

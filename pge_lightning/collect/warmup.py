@@ -19,9 +19,9 @@ from pge_lightning.errors import PGEError
 from pge_lightning.isolation.memory import give_back
 from pge_lightning.probe import Probe
 
-__all__ = ["Updates", "check_graph", "check_losses", "check_updates", "explained", "place", "train", "warm_up"]
+__all__ = ["LARGE", "Updates", "check_graph", "check_losses", "check_updates", "explained", "place", "train", "warm_up"]
 
-_LARGE = 2**26  # bytes from which gradients that were freed, but cannot be filled again, weigh more than the time
+LARGE = 2**26  # bytes from which memory that is held, but not needed meanwhile, weighs more than the time
 
 Updates: TypeAlias = dict[str, Tensor]
 
@@ -31,7 +31,7 @@ def warm_up(module: nn.Module, row: Updates, batches: Iterable[Any], step: Step,
 
     The mean update of ``m`` steps at rate ``lr`` is :math:`(\theta^0 - \theta^m) / (m \cdot lr)`. Under SGD that is
     the mean gradient, which is summed up directly and so free of rounding at the scale of the weights. Under Adam the
-    caller adds the start, which is not kept meanwhile.
+    caller adds the start.
 
     Args:
         module: A restarted copy, on the device of the batches.
@@ -64,7 +64,7 @@ def train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step, 
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
     optimizer = _optimizer(weights, probe)
-    large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > _LARGE
+    large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > LARGE
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         with explained(index), no_collectives(watch=not losses):
