@@ -1,13 +1,14 @@
 """The default estimator: what it is made of, in the shell and in code, and what it opens."""
 
 from pathlib import Path
+from statistics import fmean, pstdev
 
 import pytest
 from hydra import compose, initialize_config_module
 
 from feature_sources import put, trained
 from pge_lightning.app.build import build_estimator
-from pge_lightning.estimators import GapEstimator, combined, default_estimator, gap_and_history
+from pge_lightning.estimators import GapEstimator, combined, default_estimator, frozen_estimator, gap_and_history
 from pge_lightning.library import Library
 from pge_lightning.record import Record
 from pge_lightning.select import SourceSelector
@@ -26,7 +27,12 @@ def library(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("selector", "expected"),
-    [("default", default_estimator), ("combined", combined), ("gap_and_history", gap_and_history)],
+    [
+        ("default", default_estimator),
+        ("combined", combined),
+        ("gap_and_history", gap_and_history),
+        ("frozen", frozen_estimator),
+    ],
 )
 def test_the_shell_and_the_code_have_one_default(selector, expected):
     with initialize_config_module("pge_lightning.conf", version_base="1.3"):
@@ -48,6 +54,23 @@ def test_without_records_and_label_free_signatures_the_rest_ranks(library):
     assert {line.status for line in ranking.sources} == {"ok"}  # four are so few that all are opened
     assert any(note.startswith("Left out label_free") for note in ranking.notes)
     assert set(ranking.columns) >= {"gap", "gap_and_history", "combined", "linear_probe", "log_me"}
+
+
+def test_for_a_frozen_encoder_features_alone_rank(library):
+    for target in ("x", "y", "z"):  # what whole models gave says nothing of heads
+        for place, name in enumerate(NAMES):
+            library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
+    try:
+        ranking = SourceSelector(library, frozen_estimator(), cache=False, verbose=False).rank(Net(), make_loader(2))
+    finally:
+        for path in Path(library.root, ".records").iterdir():
+            path.unlink()
+    assert {line.status for line in ranking.sources} == {"ok"}
+    assert set(ranking.columns) == {"pactran", "gaussian_bhattacharyya"}
+    spread = {name: [line.columns[name] for line in ranking.sources] for name in ranking.columns}
+    for line in ranking.sources:
+        votes = [(line.columns[name] - fmean(spread[name])) / pstdev(spread[name]) for name in ranking.columns]
+        assert line.estimate.value == pytest.approx(sum(votes))
 
 
 def test_history_has_its_say(library, tmp_path):

@@ -32,6 +32,8 @@ Signatures = Mapping[str, Signature]
 class Collected:
     """Signatures of a study's data sets: collected once, and read from a folder afterwards.
 
+    Restarts are seeded one by one: fewer are the first of those that are kept.
+
     Args:
         study: The finished evaluation.
         folder: Where the signatures are kept.
@@ -54,10 +56,14 @@ class Collected:
         self, name: str, job: Any, probe: Probe, data: Mapping[str, Any], loss_fn: LossFn | None = None
     ) -> Signature:
         rung = probe.budgets[0] if name.startswith("source-") else None
-        said = json.dumps([probe.recipe, rung, dict(data), loss_fn and loss_fn.__name__], sort_keys=True)
-        path = self.folder / f"{name}-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}.safetensors"
-        if path.exists():
-            return decode_signature(path.read_bytes())
+        recipe = {key: value for key, value in probe.recipe.items() if key != "restarts"}
+        said = json.dumps([recipe, rung, dict(data), loss_fn and loss_fn.__name__], sort_keys=True)
+        stem = f"{name}-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
+        for path in self.folder.glob(f"{stem}-*.safetensors"):
+            kept = int(path.stem.rpartition("-")[2])
+            if probe.restarts is not None and kept >= probe.restarts:
+                return some(decode_signature(path.read_bytes()), range(probe.restarts))
+        path = self.folder / f"{stem}-{probe.restarts}.safetensors"
         job.data = OmegaConf.merge(job.data, dict(data))
         datamodule = build_data(job.data)
         model = seeded_model(job, datamodule)
@@ -76,6 +82,7 @@ def some(signature: Signature, restarts: range) -> Signature:
     rows = list(restarts)
     return replace(
         signature,
+        seconds=signature.seconds * len(rows) / signature.restarts,
         units={name: stack[rows] for name, stack in signature.units.items()},
         starts={name: tuple(hashes[row] for row in rows) for name, hashes in signature.starts.items()},
         restarts=len(rows),

@@ -2,7 +2,7 @@
 
 from pge_lightning.estimators.baselines import FactEstimator, RandomOrder
 from pge_lightning.estimators.combination import Combination
-from pge_lightning.estimators.default import combined, default_estimator, gap_and_history
+from pge_lightning.estimators.default import combined, default_estimator, frozen_estimator, gap_and_history
 from pge_lightning.estimators.distances import InputStatistics, OTDDEstimator, Task2VecEstimator
 from pge_lightning.estimators.estimator import Estimate, Estimator
 from pge_lightning.estimators.feature_score import FeatureScore
@@ -29,5 +29,6 @@ __all__ = [
     "Task2VecEstimator",
     "combined",
     "default_estimator",
+    "frozen_estimator",
     "gap_and_history",
 ]

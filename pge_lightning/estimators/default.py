@@ -9,7 +9,7 @@ from pge_lightning.estimators.pipeline import Pipeline
 from pge_lightning.estimators.standing import StandingEstimator
 from pge_lightning.probe import Probe
 
-__all__ = ["combined", "default_estimator", "gap_and_history"]
+__all__ = ["combined", "default_estimator", "frozen_estimator", "gap_and_history"]
 
 
 def gap_and_history(
@@ -70,3 +70,15 @@ def default_estimator(
     """
     first, then = gap_and_history(probe, label_free, fisher), combined(probe, label_free, fisher)
     return Pipeline(first, then, shortlist=0.3, least=20, name="shortlisted")
+
+
+def frozen_estimator() -> Combination:
+    """PACTran and the Bhattacharyya overlap of classes (GBC), a vote each: for an encoder that stays frozen.
+
+    What gaps, history and Task2Vec tell is where training of the whole model ends; a head on features that stay ends
+    where the features let it. Opens all sources that it is asked about.
+
+    Returns:
+        The estimator.
+    """
+    return Combination({name: FeatureScore(name) for name in ("pactran", "gaussian_bhattacharyya")}, name="frozen")
