@@ -11,7 +11,7 @@ from torch import nn
 from pge_lightning.collect.fisher import add_fisher
 from pge_lightning.collect.loss import StepMaker
 from pge_lightning.collect.starts import Starts
-from pge_lightning.collect.warmup import LARGE, Updates, check_updates, place, warm_up
+from pge_lightning.collect.warmup import Updates, check_updates, place, warm_up
 from pge_lightning.distributed import no_collectives
 from pge_lightning.errors import PGEError
 from pge_lightning.isolation import derive_seed, seed_all
@@ -19,6 +19,8 @@ from pge_lightning.isolation.memory import release
 from pge_lightning.samples.pool import SamplePool
 
 __all__ = ["Runs"]
+
+_SMALL = 2**24  # bytes of a row up to which it is filled before the warm-up: a second start would cost more
 
 
 @dataclass(frozen=True)
@@ -60,8 +62,8 @@ class Runs:
         probe = self.starts.probe
         clone = self.starts.make(k, data)
         hashes = self.starts.hashes(clone) if probe.paired else {}
-        # The first start is always made twice, to see whether it can be; those of large modules for their memory, too.
-        again = k == 0 or sum(update.nbytes for update in row.values()) > LARGE
+        # The first start is always made twice, to see whether it can be; those of larger modules for the memory, too.
+        again = k == 0 or sum(update.nbytes for update in row.values()) > _SMALL
         if probe.walks and not again:
             self._add_start(clone, row)
         if self.prepare is not None:

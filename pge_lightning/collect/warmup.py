@@ -19,9 +19,9 @@ from pge_lightning.errors import PGEError
 from pge_lightning.isolation.memory import give_back
 from pge_lightning.probe import Probe
 
-__all__ = ["LARGE", "Updates", "check_graph", "check_losses", "check_updates", "explained", "place", "train", "warm_up"]
+__all__ = ["Updates", "check_graph", "check_losses", "check_updates", "explained", "place", "train", "warm_up"]
 
-LARGE = 2**26  # bytes from which memory that is held, but not needed meanwhile, weighs more than the time
+_LARGE = 2**26  # bytes from which gradients that were freed, but cannot be filled again, weigh more than the time
 
 Updates: TypeAlias = dict[str, Tensor]
 
@@ -64,7 +64,7 @@ def train(module: nn.Module, sums: Updates, batches: Iterable[Any], step: Step, 
     named = {name: unit for name, unit in module.named_parameters() if unit.requires_grad}
     weights = list(named.values())
     optimizer = _optimizer(weights, probe)
-    large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > LARGE
+    large = sum(unit.nbytes for unit in weights if unit.device.type == "cpu") > _LARGE
     losses: list[Tensor] = []
     for index, batch in enumerate(batches):
         with explained(index), no_collectives(watch=not losses):
