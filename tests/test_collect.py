@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from helpers import TINY, Points, cross_entropy, points
-from pge_lightning.collect import Collector, collect_signature
+from pge_lightning.collect import Collector, collect_signature, runs
+from pge_lightning.collect.starts import Starts
 from pge_lightning.encoder import encoder_units
 from pge_lightning.errors import IncomparableError, PGEError
 from pge_lightning.isolation import derive_seed, isolated_randomness, seed_all
@@ -253,6 +254,21 @@ def test_a_start_that_cannot_be_made_again_is_found_out():
 
     with pytest.raises(PGEError, match=r"In restart 0: .* made again from its seed, but 'encoder\.4\.bias' came out"):
         collect_signature(Points(), loader(), probe=TINY, factory=factory)
+
+
+def test_signatures_of_small_and_of_large_modules_are_made_alike(monkeypatch):
+    """Rows of small modules are filled before the warm-up; starts of larger ones are made a second time."""
+    made = []
+    monkeypatch.setattr(Starts, "make", lambda self, *key, make=Starts.make: made.append(key[0]) or make(self, *key))
+    small = collect_signature(Points(), loader(), probe=TINY)
+    few = [made.count(k) for k in range(3)]
+    monkeypatch.setattr(runs, "_SMALL", 0)
+    made.clear()
+    large = collect_signature(Points(), loader(), probe=TINY)
+    assert same(small, large)
+    assert small.starts == large.starts
+    assert few == [2, 1, 1]
+    assert [made.count(k) for k in range(3)] == [2, 2, 2]
 
 
 # Same inputs, same signature
