@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pge_lightning.collect.starts import Starts
 from pge_lightning.probe import Probe
 from pge_lightning.reference import Classifier, ImageEncoder
 from pge_lightning.signature import Signature
@@ -16,6 +17,8 @@ ablation = import_module("ablation")
 FORMS, HeadFirst, Setting, reduced, rounded = (
     getattr(ablation, name) for name in ("FORMS", "HeadFirst", "Setting", "reduced", "rounded")
 )
+
+ShrunkHead = import_module("signatures").ShrunkHead
 
 
 @pytest.fixture
@@ -75,3 +78,15 @@ def test_the_head_alone_learns_first_in_every_warm_up():
         assert module.head.weight.grad.any()
         reached.append(next(module.encoder.parameters()).grad is not None)
     assert reached == [False, False, True, False, False, True]
+
+
+def test_every_start_of_a_shrunk_head_is_smaller():
+    module = Classifier(ImageEncoder(features=64), num_classes=2)
+    largest = []
+    for share in (1.0, 0.1):
+        module.head = ShrunkHead(64, 2)
+        module.head.share = share
+        starts = Starts(module, Probe(restarts=2), encoder="encoder")
+        starts.check()
+        largest.append([starts.make(k, "data").head.weight.abs().max().item() for k in range(2)])
+    assert largest[1] == pytest.approx([0.1 * value for value in largest[0]])

@@ -44,6 +44,7 @@ class Setting:
         optimizer: Of both sides, ``"adam"`` or ``"sgd"``; with one step of the latter there is no warm-up.
         statistic: ``"gradient"``, or ``"fisher"``: squared gradients of both sides behind a head that was fitted in as
             many steps, the target's at the sources' rung.
+        head_share: What heads start with, as a share of the usual, on both sides.
         head_first: Steps of every warm-up, of both sides, in which the head alone learns.
         rung: Samples of the sources.
         target_steps: Steps of the target's warm-up.
@@ -65,13 +66,14 @@ class Setting:
     results: str = "outputs/${family}/results"
     family: str = "gray28"
     targets: list[str] | None = None
-    restarts: int = 16
-    collected: int = 64
+    restarts: int = 20
+    collected: int = 60
     steps: int = 120
     batch_size: int = 64
     lr: float = 2e-3
     optimizer: str = "adam"
     statistic: str = "gradient"
+    head_share: float = 1.0
     head_first: int = 0
     rung: int = 1000
     target_steps: int = 30
@@ -153,7 +155,7 @@ def rank(setting: Setting) -> tuple[Signatures, Signatures, pd.DataFrame]:
     """Signatures of targets and sources, and what fine-tuning gave."""
     folder = Path(to_absolute_path(setting.results))
     study = open_study(setting.family, to_absolute_path(setting.library), str(folder))
-    collected = Collected(study, folder / "signatures")
+    collected = Collected(study, folder / "signatures", setting.head_share)
     recipe: dict[str, Any] = {
         "batch_size": setting.batch_size,
         "budgets": (setting.rung,),

@@ -4,15 +4,16 @@ PGE_DATA=FOLDER pge family=gray28
 PGE_DATA=FOLDER python examples/benchmarks/efficiency.py outputs/gray28/sources outputs/gray28/results
 
 The library's checkpoints are copied until there are enough. Each measurement is one ranking for the target MNIST in a
-process of its own: seconds, and peak memory beyond what there was before. The target's signature is
-collected anew, and sources are read from disk. Gaps between sources are measured once and kept: the first ranking does
-so, and has a row of its own. Trying all is the number of sources times the mean of the evaluation's fine-tunings.
-A new source costs a collection per probe, whatever the size of the library, in `efficiency_sources.csv`; feature scores
-ask nothing of it.
+process of its own, repeated as often as asked for: medians of seconds, and of peak memory beyond what there was before.
+The target's signature is collected anew, and sources are read from disk. Gaps between sources are measured once and
+kept: the first ranking does so, and has a row of its own. Trying all is the number of sources times the mean of the
+evaluation's fine-tunings. A new source costs a collection per probe, whatever the size of the library, in
+`efficiency_sources.csv`; feature scores ask nothing of it.
 """
 
 import argparse
 import json
+import math
 import multiprocessing
 import resource
 import shutil
@@ -20,6 +21,7 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import pandas as pd
@@ -47,8 +49,9 @@ from pge_lightning.rank import rank_sources
 from pge_lightning.source import COMMIT
 
 TARGET = "mnist"
+FIRST = "gap, first ranking"
 ESTIMATORS: dict[str, Callable[[dict[str, Probe]], Estimator]] = {
-    "gap, first ranking": lambda probes: GapEstimator(probes["default"]),
+    FIRST: lambda probes: GapEstimator(probes["default"]),
     "gap": lambda probes: GapEstimator(probes["default"]),
     "Task2Vec": lambda probes: Task2VecEstimator(probes["task2vec"]),
     "H-score, regularised": lambda _: FeatureScore("regularized_h_score"),
@@ -73,6 +76,7 @@ def enlarge(original: Path, folder: Path, count: int) -> None:
 
 def measure(options: argparse.Namespace, folder: str, name: str, samples: int, sender: Connection) -> None:
     """Rank once, and send seconds and peak memory in MiB."""
+    shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
     torch.set_num_threads(options.threads)
     study = open_study(options.family, options.library, options.results)
     job = study.target_job(TARGET, study.seeds[0])
@@ -105,16 +109,22 @@ def measure_source(options: argparse.Namespace, name: str, sender: Connection) -
     sender.send((seconds, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024))
 
 
-def measured(work: Callable[..., None], *arguments: object) -> tuple[float, float]:
-    """What a measurement sends from a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(*arguments, sender))
-    process.start()
-    sender.close()
-    found: tuple[float, float] = receiver.recv()
-    process.join()
-    return found
+def measured(rounds: int, work: Callable[..., None], *arguments: object) -> tuple[float, float]:
+    """Medians of what a measurement sends from processes of its own; nan where it fails and says why."""
+    context, found = multiprocessing.get_context("spawn"), []
+    for _ in range(rounds):
+        receiver, sender = context.Pipe(duplex=False)
+        process = context.Process(target=work, args=(*arguments, sender))
+        process.start()
+        sender.close()
+        try:
+            found.append(receiver.recv())
+        except EOFError:
+            return math.nan, math.nan
+        finally:
+            process.join()
+    seconds, peaks = zip(*found, strict=True)
+    return median(seconds), median(peaks)
 
 
 def main() -> None:
@@ -127,6 +137,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[200, 1000])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all estimators")
     parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS], choices=[*ESTIMATORS])
+    parser.add_argument("--rounds", type=int, default=1, help="measurements, of which medians are taken")
     options = parser.parse_args()
     path, key = Path(options.results) / "efficiency.csv", ["estimator", "sources", "samples"]
     rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*key, "s", "MiB"])
@@ -137,15 +148,17 @@ def main() -> None:
                 for kept in (".gaps", ".directions"):
                     shutil.rmtree(Path(folder, kept), ignore_errors=True)
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
-                    shutil.rmtree(Path(folder, ".targets"), ignore_errors=True)
-                    seconds, peak = measured(measure, options, folder, name, samples)
+                    rounds = 1 if name == FIRST else options.rounds  # what the first keeps makes the next another
+                    seconds, peak = measured(rounds, measure, options, folder, name, samples)
                     row = pd.DataFrame([[name, count, samples, seconds, peak]], columns=rows.columns)
                     rows = row if rows.empty else pd.concat([rows, row]).drop_duplicates(key, keep="last")
                     rows.to_csv(path, index=False)
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
     probes = [probe.name for probe in open_study(options.family, options.library, options.results).probes]
-    costs = pd.DataFrame([measured(measure_source, options, name) for name in probes], probes, ["s", "MiB"])
+    costs = pd.DataFrame(
+        [measured(options.rounds, measure_source, options, name) for name in probes], probes, ["s", "MiB"]
+    )
     costs.to_csv(path.with_name("efficiency_sources.csv"), index_label="probe")
     seconds = rows.pivot(index="estimator", columns=["samples", "sources"], values="s").sort_index(axis=1)
     seconds = seconds.loc[[name for name in ESTIMATORS if name in seconds.index]]

@@ -12,6 +12,8 @@ import pandas as pd
 import torch
 from omegaconf import OmegaConf
 from scipy import stats
+from torch import nn
+from typing_extensions import override
 
 from pge_lightning.app.build import build_data
 from pge_lightning.app.quality import assess
@@ -29,6 +31,19 @@ from pge_lightning.signature import Signature
 Signatures = Mapping[str, Signature]
 
 
+class ShrunkHead(nn.Linear):
+    """A head that starts as a fraction of what it usually starts with."""
+
+    share = 1.0
+
+    @override
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        with torch.no_grad():
+            for unit in self.parameters():
+                unit.mul_(self.share)
+
+
 class Collected:
     """Signatures of a study's data sets: collected once, and read from a folder afterwards.
 
@@ -37,10 +52,11 @@ class Collected:
     Args:
         study: The finished evaluation.
         folder: Where the signatures are kept.
+        head_share: What heads start with, as a share of the usual.
     """
 
-    def __init__(self, study: Study, folder: Path) -> None:
-        self.study, self.folder = study, folder
+    def __init__(self, study: Study, folder: Path, head_share: float = 1.0) -> None:
+        self.study, self.folder, self.head_share = study, folder, head_share
         folder.mkdir(parents=True, exist_ok=True)
 
     def source(self, name: str, probe: Probe, loss_fn: LossFn | None = None) -> Signature:
@@ -57,7 +73,9 @@ class Collected:
     ) -> Signature:
         rung = probe.budgets[0] if name.startswith("source-") else None
         recipe = {key: value for key, value in probe.recipe.items() if key != "restarts"}
-        said = json.dumps([recipe, rung, dict(data), loss_fn and loss_fn.__name__], sort_keys=True)
+        loss = loss_fn and loss_fn.__name__
+        heads = [] if self.head_share == 1 else [self.head_share]
+        said = json.dumps([recipe, rung, dict(data), loss, *heads], sort_keys=True)
         stem = f"{name}-{hashlib.blake2b(said.encode(), digest_size=6).hexdigest()}"
         for path in self.folder.glob(f"{stem}-*.safetensors"):
             kept = int(path.stem.rpartition("-")[2])
@@ -67,6 +85,9 @@ class Collected:
         job.data = OmegaConf.merge(job.data, dict(data))
         datamodule = build_data(job.data)
         model = seeded_model(job, datamodule)
+        if self.head_share != 1:
+            model.head = ShrunkHead(model.head.in_features, model.head.out_features)
+            model.head.share = self.head_share
         datamodule.prepare_data()
         datamodule.setup("fit")
         loader = datamodule.train_dataloader()
