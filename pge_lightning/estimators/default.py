@@ -56,7 +56,7 @@ def combined(
 def default_estimator(
     probe: Probe | str = "default", label_free: Probe | str = "label_free", fisher: Probe | str = "task2vec"
 ) -> Pipeline:
-    """Rank all sources by :func:`gap_and_history`, and the best 30 % of them, but twenty at least, by :func:`combined`.
+    """Rank all sources by :func:`gap_and_history`, and the best 30 % of them, but thirty at least, by :func:`combined`.
 
     Opening so few costs less than collecting the target's signature.
 
@@ -69,7 +69,7 @@ def default_estimator(
         The estimator.
     """
     first, then = gap_and_history(probe, label_free, fisher), combined(probe, label_free, fisher)
-    return Pipeline(first, then, shortlist=0.3, least=20, name="shortlisted")
+    return Pipeline(first, then, shortlist=0.3, least=30, name="shortlisted")
 
 
 def frozen_estimator() -> Combination:
