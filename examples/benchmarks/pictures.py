@@ -94,9 +94,12 @@ def plot_sources(path: Path, efficiency: pd.DataFrame) -> Figure:
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, samples in zip(grid, panels, strict=True):
         part = efficiency[efficiency["samples"] == samples]
-        for name, color, marker in zip(efficiency["estimator"].unique(), cycle(COLORS), cycle(MARKERS)):
+        for place, (name, color, marker) in enumerate(
+            zip(efficiency["estimator"].unique(), cycle(COLORS), cycle(MARKERS))
+        ):
             line = part[part["estimator"] == name].groupby("sources")["s"].mean()
-            axes.plot(line.index, line, color=color, marker=marker, label=called(name))
+            again = {"linestyle": "--", "markerfacecolor": "white"} if place >= len(COLORS) else {}
+            axes.plot(line.index, line, color=color, marker=marker, label=called(name), **again)
         counts = sorted(efficiency["sources"].unique())
         axes.set(xscale="log", yscale="log", xlabel="sources in the library", title=f"{samples:,} target samples")
         axes.set_xticks(counts, [f"{count:,}" for count in counts])
