@@ -25,6 +25,21 @@ def library(tmp_path_factory):
     return library
 
 
+def forget(library):
+    for path in Path(library.root, ".records").iterdir():
+        path.unlink()
+
+
+@pytest.fixture
+def history(library):
+    """Records of three other targets, gone after the test."""
+    for target in ("x", "y", "z"):
+        for place, name in enumerate(NAMES):
+            library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
+    yield
+    forget(library)
+
+
 @pytest.mark.parametrize(
     ("selector", "expected"),
     [
@@ -56,15 +71,9 @@ def test_without_records_and_label_free_signatures_the_rest_ranks(library):
     assert set(ranking.columns) >= {"gap", "gap_and_history", "combined", "linear_probe", "log_me"}
 
 
-def test_for_a_frozen_encoder_features_alone_rank(library):
-    for target in ("x", "y", "z"):  # what whole models gave says nothing of heads
-        for place, name in enumerate(NAMES):
-            library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
-    try:
-        ranking = SourceSelector(library, frozen_estimator(), cache=False, verbose=False).rank(Net(), make_loader(2))
-    finally:
-        for path in Path(library.root, ".records").iterdir():
-            path.unlink()
+def test_for_a_frozen_encoder_features_alone_rank(library, history):
+    # What whole models gave says nothing of heads.
+    ranking = SourceSelector(library, frozen_estimator(), cache=False, verbose=False).rank(Net(), make_loader(2))
     assert {line.status for line in ranking.sources} == {"ok"}
     assert set(ranking.columns) == {"pactran", "gaussian_bhattacharyya"}
     spread = {name: [line.columns[name] for line in ranking.sources] for name in ranking.columns}
@@ -73,11 +82,7 @@ def test_for_a_frozen_encoder_features_alone_rank(library):
         assert line.estimate.value == pytest.approx(sum(votes))
 
 
-def test_history_has_its_say(library, tmp_path):
-    for target in ("x", "y", "z"):
-        for place, name in enumerate(NAMES):
-            library.add_record(Record(name, target, "acc", 0.5 + 0.1 * place, seed=0))
-
+def test_history_has_its_say(library, history):
     def rank():
         selector = SourceSelector(library, gap_and_history(LADDER), cache=False, verbose=False)
         return {line.name: line for line in selector.rank(Net(), make_loader(9)).sources}
@@ -85,8 +90,7 @@ def test_history_has_its_say(library, tmp_path):
     lines = rank()
     standing = {name: line.columns["standing"] for name, line in lines.items()}
     assert sorted(standing, key=standing.get) == NAMES
-    for path in Path(library.root, ".records").iterdir():
-        path.unlink()
+    forget(library)
     without = rank()
     gained = {name: line.estimate.value - without[name].estimate.value for name, line in lines.items()}
     assert sorted(gained, key=gained.get) == NAMES
