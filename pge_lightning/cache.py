@@ -47,7 +47,7 @@ class Cache:
 
     def put_directions(self, key: str, directions: Directions) -> None:
         """Keep a source's directions under a key that is fit for a file's name; an ``ArtifactError`` if it cannot."""
-        header = {"digest": directions.digest, "sums": _sums_of_words(directions.units)}
+        header = {"digests": directions.digests, "sums": _sums_of_words(directions.units)}
         data = artifact.encode(directions.units, header, kind="directions")
         # Not durable: there is one for every source of a library, and damage is told.
         storage.write_bytes(self._fs, self._path(_DIRECTIONS, key), data, durable=False)
@@ -58,7 +58,7 @@ class Cache:
             data = storage.read_bytes(self._fs, self._path(_DIRECTIONS, key))
             units, header = artifact.decode(data, kind="directions")
             if header["sums"] == _sums_of_words(units):
-                return Directions(units, header["digest"])
+                return Directions(units, tuple(header["digests"]))
         return None
 
     def put_gaps(self, key: str, gaps: Mapping[str, np.ndarray]) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
+from typing import Any
 
 from torch import Tensor
 
@@ -20,12 +21,13 @@ class Directions:
 
     Args:
         units: Unit to ``[restarts, entries]``, float32 (:func:`~pge_lightning.functional.directions.directions`).
-        digest: Of everything that two signatures must share to be compared, and of which units these are: where it is
-            equal, :meth:`Signature.check_comparable` has nothing to refuse. Where it differs, they may still compare.
+        digests: For every number of first restarts, of everything that two signatures must share to be compared in
+            them, and of which units these are: where it is equal, :meth:`Signature.check_comparable` has nothing to
+            refuse. Where it differs, they may still compare.
     """
 
     units: Mapping[str, Tensor]
-    digest: str
+    digests: tuple[str, ...]
 
     @classmethod
     def of(cls, signature: Signature, kind: UnitKind) -> "Directions":
@@ -42,6 +44,23 @@ class Directions:
             ValueError: If a value is not finite, or units differ in their number of restarts.
         """
         units = directions(signature.units, kind)
-        rows = {name: len(stack) for name, stack in signature.units.items()}
-        shared = {**signature.fingerprint, "rows": rows, "units": [*units], "kind": kind}
-        return cls(units, sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest())
+        shared = {**signature.fingerprint, "units": [*units], "kind": kind}
+        shared["recipe"] = {key: value for key, value in shared["recipe"].items() if key != "restarts"}
+        starts, digest, digests = shared.pop("starts"), sha256(_plain(shared)), []
+        for row in range(len(next(iter(units.values())))):
+            digest.update(_plain({name: hashes[row : row + 1] for name, hashes in starts.items()}))
+            digests.append(digest.hexdigest())
+        return cls(units, tuple(digests))
+
+    def shared(self, other: "Directions") -> int:
+        """In how many of their first restarts they compare; 0 where only the signatures themselves can tell."""
+        count = min(len(self.digests), len(other.digests))
+        return count if count and self.digests[count - 1] == other.digests[count - 1] else 0
+
+    def first(self, count: int) -> dict[str, Tensor]:
+        """The units of the first restarts alone."""
+        return {name: rows[:count] for name, rows in self.units.items()}
+
+
+def _plain(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()

@@ -13,7 +13,7 @@ from pge_lightning.functional.gap import (
     principal_gradient_gap,
 )
 from pge_lightning.intervals import error_and_margin
-from pge_lightning.signature import Signature
+from pge_lightning.signature import Signature, shared_units
 
 __all__ = ["KINDS", "Gap", "compare", "gap_of", "paired_difference", "tied"]
 
@@ -171,12 +171,13 @@ def tied(a: Gap, b: Gap, confidence: float = 0.95) -> bool:
 
 
 def _estimate(source: Signature, target: Signature, kind: Kind) -> tuple[float, tuple[float, ...]]:
+    units = shared_units(source, target)
     if kind in ("kernelwise", "layerwise") and source.probe.paired:
-        gaps = (kernelwise_gap if kind == "kernelwise" else layerwise_gap)(source.units, target.units)
+        gaps = (kernelwise_gap if kind == "kernelwise" else layerwise_gap)(*units)
         return float(gaps.mean()), tuple(gaps.tolist())
-    value = float(principal_gradient_gap(source.units, target.units, kind))
-    count = len(next(iter(source.units.values())))
+    value = float(principal_gradient_gap(*units, kind))
+    count = len(next(iter(units[0].values())))
     if count == 1 or not source.probe.paired:
         return value, (value,)
-    left_out = left_out_gaps(source.units, target.units, kind).tolist()
+    left_out = left_out_gaps(*units, kind).tolist()
     return value, tuple(count * value - (count - 1) * gap for gap in left_out)

@@ -22,6 +22,7 @@ class Walk:
         steps: Optimizer steps.
         batch_size: Samples per step.
         lr: Learning rate.
+        restarts: How many of the sources' restarts are taken, the first ones; ``None`` takes all.
 
     Raises:
         ValueError: If a field is out of its range.
@@ -30,6 +31,7 @@ class Walk:
     steps: int
     batch_size: int
     lr: float
+    restarts: int | None = None
 
     def __post_init__(self) -> None:
         _check_walk(self)
@@ -97,6 +99,12 @@ class Probe:
                 "Expected `target` to be None, but got a walk: only mean updates of paired restarts under Adam compare "
                 "across walks."
             )
+        taken = None if self.target is None else self.target.restarts
+        if taken is not None and not 1 <= taken <= (self.restarts or 1):
+            raise ValueError(
+                f"Expected `restarts` of `target` to be some of the sources' {self.restarts}, but got {taken}. Leave "
+                "it out to take all."
+            )
         if self.optimizer not in ("adam", "sgd"):
             raise ValueError(f"Expected `optimizer` to be 'adam' or 'sgd', but got {self.optimizer!r}.")
         if self.statistic not in ("gradient", "fisher"):
@@ -148,7 +156,10 @@ class Probe:
     @property
     def of_target(self) -> "Probe":
         """The probe that a target's signature is collected with; this one, if it is walked as the sources."""
-        return self if self.target is None else replace(self, **asdict(self.target), target=None)
+        if self.target is None:
+            return self
+        own = {key: value for key, value in asdict(self.target).items() if value is not None}
+        return replace(self, **own, target=None)
 
     @property
     def walks(self) -> bool:
@@ -169,12 +180,11 @@ PROBES = {
     "fast": Probe(name="fast", restarts=2, steps=30, budgets=(200,)),
     "published": Probe(name="published", restarts=None, steps=1, optimizer="sgd", lr=1.0, budgets=(), paired=False),
     "task2vec": Probe(name="task2vec", restarts=2, steps=400, lr=5e-3, batch_size=8, statistic="fisher"),
-    # Samples without labels are plenty, and more steps bring more.
     "label_free": Probe(
         name="label_free",
         steps=120,
         budgets=(200, 1000),
         pretext="auto",
-        target=Walk(steps=60, batch_size=32, lr=2e-3),
+        target=Walk(steps=15, batch_size=32, lr=2e-3),
     ),
 }

@@ -9,7 +9,7 @@ from torch import Tensor
 from pge_lightning.errors import IncomparableError
 from pge_lightning.probe import Probe
 
-__all__ = ["Signature"]
+__all__ = ["Signature", "shared_units"]
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Signature:
 
         Raises:
             IncomparableError: If recipe, budget, units, shapes or starts differ, or the values of what was frozen for
-                both; the message names the first difference and the cure. A target may have the walk and the samples
-                that the source's probe has for targets.
+                both; the message names the first difference and the cure. A target may have the walk, the samples and
+                the restarts that the source's probe has for targets.
         """
         if not (self._is_target_of(other) or other._is_target_of(self)):
             self._check_recipe(other)
@@ -103,9 +103,9 @@ class Signature:
                 )
 
     def _check_starts(self, other: "Signature") -> None:
-        """The same values at the start, and of what stays frozen."""
+        """The same values at the start, as far as both go, and of what stays frozen."""
         for name, hashes in self.starts.items():
-            if list(other.starts[name]) != list(hashes):
+            if any(mine != its for mine, its in zip(hashes, other.starts[name], strict=False)):
                 raise IncomparableError(
                     f"Expected paired restarts, but unit '{name}' started from other values. "
                     "Collect both signatures with the same initialisation code and version of PyTorch."
@@ -116,3 +116,18 @@ class Signature:
                     f"Expected frozen parameters of equal values, but those of '{name}' differ. Start both trainings "
                     "from the same pretrained weights."
                 )
+
+
+def shared_units(one: Signature, other: Signature) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The principal gradients of the restarts that two comparable signatures share: the first of the one with more.
+
+    Args:
+        one: A signature.
+        other: Another.
+
+    Returns:
+        Their units, ``[restarts, *shape]``.
+    """
+    count = min(one.restarts, other.restarts)
+    first, second = ({name: stack[:count] for name, stack in side.units.items()} for side in (one, other))
+    return first, second

@@ -18,7 +18,7 @@ def cache(tmp_path):
 
 def some_directions():
     generator = torch.Generator().manual_seed(0)
-    return Directions({"b": torch.randn(2, 3, generator=generator), "a": torch.ones(2, 1)}, "digest")
+    return Directions({"b": torch.randn(2, 3, generator=generator), "a": torch.ones(2, 1)}, ("digest",))
 
 
 def same(one, other):
@@ -29,7 +29,7 @@ def test_directions_come_back_bit_for_bit(cache, tmp_path):
     cache.put_directions("key", some_directions())
     back = cache.get_directions("key")
     assert same(back.units, some_directions().units)
-    assert back.digest == "digest"
+    assert back.digests == ("digest",)
     assert cache.get_directions("other") is None
     assert [path.name for path in Path(tmp_path, ".directions").iterdir()] == ["key.safetensors"]
 

@@ -117,16 +117,16 @@ class TestStandardised:
 
 class TestReliability:
     def test_is_the_share_of_the_spread_that_is_no_noise(self):
-        assert reliability({"a": (-1.0, 0.5), "b": (1.0, 1.0)}) == pytest.approx(1 / (1 + (0.25 + 1) / 2))
+        assert reliability({"a": (-1.0, 0.5), "b": (1.0, 1.0)}) == pytest.approx(1 - (0.25 + 1) / 2)
         assert reliability({"a": (-1.0, 0.0), "b": (1.0, 0.0)}) == 1
 
     def test_is_none_where_values_do_not_differ(self):
         assert reliability({"a": (0.0, 0.0), "b": (0.0, 0.0)}) == reliability({}) == 0
 
     def test_falls_with_the_noise(self):
-        noises = [reliability({"a": (-1.0, error), "b": (1.0, error)}) for error in (0.0, 0.1, 1.0, 10.0)]
+        noises = [reliability({"a": (-1.0, error), "b": (1.0, error)}) for error in (0.0, 0.1, 0.9, 1.0, 10.0)]
         assert noises == sorted(noises, reverse=True)
-        assert noises[-1] < 0.01
+        assert noises[2] > noises[3] == noises[4] == 0
 
 
 class TestSum:
@@ -157,7 +157,7 @@ class TestSum:
     def test_errors_add_up_as_independent_ones(self, library):
         x = Says({"a": Estimate(1.0, 0.3), "b": Estimate(3.0, 0.3)})
         y = Says({"a": Estimate(10.0, 4.0), "b": Estimate(30.0, 4.0)}, name="other")
-        found = Combination({"x": x, "y": y}, {"y": 0.5}, hedge=False).estimate(about(library), ["a", "b"])
+        found = Combination({"x": x, "y": y}, {"y": 0.5}).estimate(about(library), ["a", "b"])
         assert found["b"].value == pytest.approx(1 + 0.5)
         assert found["b"].standard_error == pytest.approx(math.hypot(0.3, 0.5 * 0.4))
         assert found["b"].high - found["b"].value == pytest.approx(1.96 * found["b"].standard_error, rel=1e-3)
@@ -165,11 +165,22 @@ class TestSum:
 
     def test_votes_may_count_by_their_reliability(self, library):
         x = Says({"a": Estimate(1.0, 0.3), "b": Estimate(3.0, 0.3)})
-        y = Says({"a": Estimate(10.0, 40.0), "b": Estimate(30.0, 40.0)}, name="other")
-        found = Combination({"x": x, "y": y}, {"y": 0.5}, hedge=True).estimate(about(library), ["a", "b"])
-        first, second = 1 / (1 + 0.3**2), 0.5 / (1 + 4.0**2)
-        assert found["b"].value == pytest.approx(first + second)
-        assert found["b"].standard_error == pytest.approx(math.hypot(0.3 * first, 4.0 * second))
+        y = Says({"a": Estimate(10.0, 5.0), "b": Estimate(30.0, 5.0)}, name="other")
+        z = Says({"a": Estimate(10.0, 40.0), "b": Estimate(30.0, 40.0)}, name="noise")
+        target = about(library)
+        combined = Combination({"x": x, "y": y, "z": z}, {"y": 0.5}, hedge=["y", "z"])
+        found = combined.estimate(target, ["a", "b"])
+        share = 0.5 * (1 - 0.5**2)
+        assert found["b"].value == pytest.approx(1 + share)  # of noise nothing is left
+        assert found["b"].standard_error == pytest.approx(math.hypot(0.3, 0.5 * share))
+        told = "counts {} of its vote: that much of its spread is more than noise."
+        assert target.notes == [f"other {told.format('75%')}", f"noise {told.format('0%')}"]
+        combined.estimate(target, ["a", "b"])
+        assert len(target.notes) == 2
+
+    def test_who_is_hedged_has_a_say(self):
+        with pytest.raises(ValueError, match=r"`hedge` to name some of \['x'\], but got \['y'\]"):
+            Combination({"x": says(1.0, 2.0, 6.0)}, hedge=["y"])
 
     def test_values_are_standardised_over_all_that_were_judged(self, library):
         target = about(library)

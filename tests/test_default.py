@@ -1,5 +1,6 @@
 """The default estimator: what it is made of, in the shell and in code, and what it opens."""
 
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, pstdev
 
@@ -8,8 +9,16 @@ from hydra import compose, initialize_config_module
 
 from feature_sources import put, trained
 from pge_lightning.app.build import build_estimator
-from pge_lightning.estimators import GapEstimator, combined, default_estimator, frozen_estimator, gap_and_history
+from pge_lightning.estimators import (
+    GapEstimator,
+    both_gaps,
+    combined,
+    default_estimator,
+    frozen_estimator,
+    gap_and_history,
+)
 from pge_lightning.library import Library
+from pge_lightning.probe import PROBES
 from pge_lightning.record import Record
 from pge_lightning.select import SourceSelector
 from trainer_helpers import LADDER, Net, make_loader
@@ -46,6 +55,7 @@ def history(library):
         ("default", default_estimator),
         ("combined", combined),
         ("gap_and_history", gap_and_history),
+        ("both_gaps", both_gaps),
         ("frozen", frozen_estimator),
     ],
 )
@@ -62,6 +72,17 @@ def test_a_selector_without_a_probe_takes_the_default(library):
     assert SourceSelector(library, probe=LADDER).estimator == GapEstimator(LADDER)
     with pytest.raises(ValueError, match="both"):
         SourceSelector(library, GapEstimator(), probe=LADDER)
+
+
+def test_both_gaps_take_no_more_restarts_of_a_target_than_a_ranking_needs():
+    gap, label_free = (member.probes[0] for member in both_gaps().members.values())
+    assert gap.of_target == replace(PROBES["default"].of_target, restarts=10)
+    assert gap.recipe == PROBES["default"].recipe
+    assert label_free == PROBES["label_free"]
+    few, alike = replace(gap, restarts=5, target=replace(gap.target, restarts=None)), replace(gap, target=None)
+    for probe in (few, alike):
+        assert both_gaps(probe).probes[0] is probe
+    assert both_gaps().needs == {"inputs", "labels", "signatures"}  # no weights and no records
 
 
 def test_without_records_and_label_free_signatures_the_rest_ranks(library):

@@ -245,6 +245,20 @@ def test_how_targets_are_walked_can_be_changed_without_collecting_sources_again(
     assert columns[0] == columns[1] != columns[2] == columns[3]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_target_that_takes_fewer_restarts_is_compared_in_these(kind, library, tmp_path):
+    walk = Walk(steps=3, batch_size=10, lr=1e-3, restarts=2)
+    probe, few = dataclasses.replace(LADDER, target=walk), dataclasses.replace(LADDER, restarts=2, target=walk)
+    for name, seed in zip(NAMES, (11, TARGET_SEED, 12), strict=True):
+        add_source(tmp_path / "few", name, seed=seed, probe=few)
+    expected = GapEstimator(few, kind).estimate(about(Library(tmp_path / "few")), NAMES)
+    for _ in range(2):  # the second time from what the library keeps
+        found = GapEstimator(probe, kind).estimate(about(library), NAMES)
+        for name, each in found.items():  # products of other shapes round their last bit otherwise
+            assert each.replicates == pytest.approx(expected[name].replicates, abs=1e-12)
+            assert len(each.replicates) == 2
+
+
 def test_the_noise_floor_of_a_walked_target_compares_its_halves(library):
     walked = dataclasses.replace(LADDER, target=Walk(steps=3, batch_size=10, lr=1e-3))
     target = about(library, samples=40)

@@ -142,9 +142,7 @@ def test_the_combination_takes_learned_weights_and_says_so(sources):
     assert details["targets"] == 8
     assert details["weights"]["metric"] > 3 * details["weights"]["size"]
     assert any("learned weights (size" in note and "8 past targets" in note for note in ranking.notes)
-    weighed = rank_sources(
-        target(sources, Records(past())), Combination(MEMBERS, details["weights"], "learned", hedge=False)
-    )
+    weighed = rank_sources(target(sources, Records(past())), Combination(MEMBERS, details["weights"], "learned"))
     assert ranking.scores() == weighed.scores()
 
 

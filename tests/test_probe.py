@@ -22,7 +22,7 @@ def test_shipped_probes_are_the_documented_ones():
         (200, 1000),
         "auto",
     )
-    assert label_free.target == Walk(steps=60, batch_size=32, lr=2e-3)
+    assert label_free.target == Walk(steps=15, batch_size=32, lr=2e-3)
     assert (published.restarts, published.steps, published.optimizer, published.paired) == (None, 1, "sgd", False)
 
 
@@ -57,6 +57,9 @@ def test_a_target_is_walked_as_the_sources_or_in_a_way_of_its_own():
     assert walked.recipe == probe.recipe
     assert walked.of_target == dataclasses.replace(probe, steps=5, batch_size=8, lr=1e-3)
     assert walked.of_target.of_target == walked.of_target
+    fewer = dataclasses.replace(walked, target=dataclasses.replace(walked.target, restarts=2))
+    assert fewer.recipe == walked.recipe
+    assert fewer.of_target == dataclasses.replace(walked.of_target, restarts=2)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +73,12 @@ def test_a_target_is_walked_as_the_sources_or_in_a_way_of_its_own():
 def test_a_walk_out_of_range_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Walk(**{"steps": 1, "batch_size": 1, "lr": 1.0, **fields})
+
+
+@pytest.mark.parametrize("restarts", [0, 9])
+def test_a_target_takes_some_of_the_sources_restarts(restarts):
+    with pytest.raises(ValueError, match=f"to be some of the sources' 8, but got {restarts}"):
+        Probe(restarts=8, target=Walk(steps=5, batch_size=8, lr=1e-3, restarts=restarts))
 
 
 @pytest.mark.parametrize("fields", [{"paired": False}, {"optimizer": "sgd"}, {"statistic": "fisher"}])

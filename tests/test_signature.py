@@ -8,7 +8,7 @@ import torch
 
 from pge_lightning.errors import IncomparableError
 from pge_lightning.probe import PROBES, Probe, Walk
-from pge_lightning.signature import Signature
+from pge_lightning.signature import Signature, shared_units
 
 PROBE = Probe(restarts=2)
 
@@ -49,6 +49,27 @@ def test_a_target_compares_with_sources_whose_probe_walks_targets_so():
     starts = {**target.starts, "conv.bias": ("a0", "b1")}
     with pytest.raises(IncomparableError, match=r"unit 'conv\.bias' started from other values"):
         source.check_comparable(dataclasses.replace(target, starts=starts))
+
+
+def first_restart(source):
+    """What a target has that takes the first of the source's two restarts alone."""
+    units = {name: stack[:1] for name, stack in source.units.items()}
+    starts = {name: hashes[:1] for name, hashes in source.starts.items()}
+    return dataclasses.replace(source, units=units, starts=starts, probe=source.probe.of_target, restarts=1, budget=40)
+
+
+def test_a_target_may_take_fewer_restarts():
+    source = signature(probe=dataclasses.replace(PROBE, target=Walk(steps=5, batch_size=8, lr=1e-3, restarts=1)))
+    target = first_restart(source)
+    source.check_comparable(target)
+    target.check_comparable(source)
+    for units in shared_units(source, target):
+        assert {name: stack.shape for name, stack in units.items()} == {"conv.weight": (1, 4, 3), "conv.bias": (1, 4)}
+    target = dataclasses.replace(target, starts={**target.starts, "conv.bias": ("b0",)})
+    with pytest.raises(IncomparableError, match=r"unit 'conv\.bias' started from other values"):
+        source.check_comparable(target)
+    with pytest.raises(IncomparableError, match="`restarts` is 2 on one side and 1 on the other"):
+        signature().check_comparable(dataclasses.replace(first_restart(signature()), probe=Probe(restarts=1)))
 
 
 def test_without_a_ladder_budgets_need_not_agree():

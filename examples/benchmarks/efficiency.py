@@ -127,6 +127,14 @@ def measured(rounds: int, work: Callable[..., None], *arguments: object) -> tupl
     return median(seconds), median(peaks)
 
 
+def keep(path: Path, key: list[str], row: list[object]) -> None:
+    """Write a measurement into a table on disk, in place of an older one of the same key."""
+    rows = pd.DataFrame([row], columns=[*key, "s", "MiB"])
+    if path.exists():
+        rows = pd.concat([pd.read_csv(path), rows]).drop_duplicates(key, keep="last")
+    rows.to_csv(path, index=False)
+
+
 def main() -> None:
     """Measure, write `efficiency.csv` into the results after every measurement, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -137,10 +145,10 @@ def main() -> None:
     parser.add_argument("--samples", type=int, nargs="+", default=[200, 1000])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of PyTorch, for all estimators")
     parser.add_argument("--estimators", nargs="+", default=[*ESTIMATORS], choices=[*ESTIMATORS])
+    parser.add_argument("--probes", nargs="*", help="whose signature of a new source is measured; all if not given")
     parser.add_argument("--rounds", type=int, default=1, help="measurements, of which medians are taken")
     options = parser.parse_args()
     path, key = Path(options.results) / "efficiency.csv", ["estimator", "sources", "samples"]
-    rows = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*key, "s", "MiB"])
     with TemporaryDirectory() as folder:
         for count in sorted(options.sources):
             enlarge(Path(options.library), Path(folder), count)
@@ -150,16 +158,14 @@ def main() -> None:
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
                     rounds = 1 if name == FIRST else options.rounds  # what the first keeps makes the next another
                     seconds, peak = measured(rounds, measure, options, folder, name, samples)
-                    row = pd.DataFrame([[name, count, samples, seconds, peak]], columns=rows.columns)
-                    rows = row if rows.empty else pd.concat([rows, row]).drop_duplicates(key, keep="last")
-                    rows.to_csv(path, index=False)
+                    keep(path, key, [name, count, samples, seconds, peak])
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))
     each = cells.loc[cells["target"] == TARGET, "seconds"].mean()
-    probes = [probe.name for probe in open_study(options.family, options.library, options.results).probes]
-    costs = pd.DataFrame(
-        [measured(options.rounds, measure_source, options, name) for name in probes], probes, ["s", "MiB"]
-    )
-    costs.to_csv(path.with_name("efficiency_sources.csv"), index_label="probe")
+    known = [probe.name for probe in open_study(options.family, options.library, options.results).probes]
+    of_sources = path.with_name("efficiency_sources.csv")
+    for name in known if options.probes is None else options.probes:
+        keep(of_sources, ["probe"], [name, *measured(options.rounds, measure_source, options, name)])
+    rows = pd.read_csv(path)
     seconds = rows.pivot(index="estimator", columns=["samples", "sources"], values="s").sort_index(axis=1)
     seconds = seconds.loc[[name for name in ESTIMATORS if name in seconds.index]]
     table = Table(
@@ -170,8 +176,10 @@ def main() -> None:
     table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
     Console(width=140).print(table)
     print(f"Peak memory beyond what there was: {rows['MiB'].max():.0f} MiB at most.")
-    told = (f"{name} {taken:.1f} s, {peak:.0f} MiB" for name, taken, peak in costs.itertuples())
-    print(f"A new source costs, by probe: {'; '.join(told)}.")
+    if of_sources.exists():
+        costs = pd.read_csv(of_sources)
+        told = (f"{name} {taken:.1f} s, {peak:.0f} MiB" for name, taken, peak in costs.itertuples(index=False))
+        print(f"A new source costs, by probe: {'; '.join(told)}.")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from pge_lightning.estimators.baselines import FactEstimator, RandomOrder
 from pge_lightning.estimators.combination import Combination
-from pge_lightning.estimators.default import combined, default_estimator, frozen_estimator, gap_and_history
+from pge_lightning.estimators.default import both_gaps, combined, default_estimator, frozen_estimator, gap_and_history
 from pge_lightning.estimators.distances import InputStatistics, OTDDEstimator, Task2VecEstimator
 from pge_lightning.estimators.estimator import Estimate, Estimator
 from pge_lightning.estimators.feature_score import FeatureScore
@@ -27,6 +27,7 @@ __all__ = [
     "StandingEstimator",
     "Target",
     "Task2VecEstimator",
+    "both_gaps",
     "combined",
     "default_estimator",
     "frozen_estimator",

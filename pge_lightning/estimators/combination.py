@@ -29,18 +29,18 @@ class Combination:
         estimators: What to combine, by any names; null entries are left out.
         weights: Weights by the same names; 1 where there is none. 0 leaves an estimator out, and less than 0 turns it.
         name: The column in tables.
-        hedge: Whether votes count by their reliability, the share of their spread that is not their own noise
-            (:func:`reliability`), too.
+        hedge: Names of estimators whose votes count by their reliability, the share of their spread that is not their
+            own noise (:func:`reliability`), too.
 
     Raises:
-        ValueError: If there is nothing to combine, two estimators have the same name, or a weight is not finite or
-            names nothing.
+        ValueError: If there is nothing to combine, two estimators have the same name, a weight is not finite, or a
+            weight or `hedge` names nothing.
     """
 
     estimators: Mapping[str, Estimator | None]
     weights: Mapping[str, float] = field(default_factory=dict)
     name: str = "combined"
-    hedge: bool = False
+    hedge: Sequence[str] = ()
     higher_is_better: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
@@ -49,6 +49,9 @@ class Combination:
         names = [each.name for each in self.members.values()]
         if len(set(names)) < len(names):
             raise ValueError(f"Expected estimators of different names, but got {names}. Give one of them a `name`.")
+        object.__setattr__(self, "hedge", tuple(self.hedge))
+        if unknown := [name for name in self.hedge if name not in self.estimators]:
+            raise ValueError(f"Expected `hedge` to name some of {list(self.estimators)}, but got {unknown}.")
         for name, weight in self.weights.items():
             if name not in self.estimators:
                 raise ValueError(f"Expected `weights` for some of {list(self.estimators)}, but got one for {name!r}.")
@@ -133,7 +136,12 @@ class Combination:
         for name in voters:
             member = self.members[name]
             found = standardised(target.known(member))
-            weight = self.weights.get(name, 1.0) * (reliability(found) if self.hedge else 1.0)
+            weight = self.weights.get(name, 1.0)
+            if name in self.hedge:
+                share = reliability(found)
+                weight *= share
+                note = f"{member.name} counts {share:.0%} of its vote: that much of its spread is more than noise."
+                target.notes.extend({note}.difference(target.notes))
             sign = 1 if member.higher_is_better else -1
             for source in sources:
                 value, error = found[source]
@@ -176,21 +184,21 @@ def standardised(found: Estimates) -> dict[str, tuple[float, float]]:
 
 
 def reliability(found: Mapping[str, tuple[float, float]]) -> float:
-    """The share of a spread over sources that is not noise.
+    """The share of a spread over sources that is not noise, as an estimate that is unbiased where it is not 0.
 
     Args:
         found: What :func:`standardised` gave.
 
     Returns:
-        In [0, 1]: one over one plus the mean squared error; 0 where values do not differ, 1 where errors are not known.
+        In [0, 1]: one minus the mean squared error, or 0; 0 where values do not differ, 1 where errors are not known.
 
     Example:
-        >>> reliability({"near": (-1.0, 1.0), "far": (1.0, 1.0)})
-        0.5
+        >>> reliability({"near": (-1.0, 0.5), "far": (1.0, 0.5)})
+        0.75
     """
     if not any(value for value, _ in found.values()):
         return 0.0
-    return 1 / (1 + fmean(error**2 for _, error in found.values()))
+    return max(0.0, 1 - fmean(error**2 for _, error in found.values()))
 
 
 def _error(estimate: Estimate, middle: Sequence[float]) -> float:

@@ -14,7 +14,7 @@ from pge_lightning.functional.directions import gaps_of_directions
 from pge_lightning.functional.gap import Kind, gaps_by_unit
 from pge_lightning.gap import Gap, compare
 from pge_lightning.probe import Probe
-from pge_lightning.signature import Signature
+from pge_lightning.signature import Signature, shared_units
 from pge_lightning.source import Source
 
 __all__ = ["Comparison", "compare_units"]
@@ -90,9 +90,9 @@ class Comparison:
         return found
 
     def _by_directions(self, theirs: Directions | None) -> Tensor | None:
-        if self._own is None or theirs is None or theirs.digest != self._own.digest:
+        if self._own is None or theirs is None or not (count := self._own.shared(theirs)):
             return None
-        return gaps_of_directions(theirs.units, self._own.units)
+        return gaps_of_directions(theirs.first(count), self._own.first(count))
 
     def _directions(self) -> Directions | None:
         """The target's, as if it were a source; ``None`` where it cannot be, of which the comparisons tell."""
@@ -119,5 +119,5 @@ def compare_units(source: Signature, target: Signature, kind: Kind) -> Tensor | 
     """
     if kind in ("kernelwise", "layerwise") and target.probe.paired:
         source.check_comparable(target)
-        return gaps_by_unit(source.units, target.units, kind)
+        return gaps_by_unit(*shared_units(source, target), kind)
     return compare(source, target, kind)

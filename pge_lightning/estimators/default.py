@@ -1,5 +1,7 @@
 """The default: gap and history say which sources are worth opening, features of these are looked at beside them."""
 
+from dataclasses import replace
+
 from pge_lightning.estimators.combination import Combination
 from pge_lightning.estimators.distances import Task2VecEstimator
 from pge_lightning.estimators.estimator import Estimator
@@ -9,13 +11,38 @@ from pge_lightning.estimators.pipeline import Pipeline
 from pge_lightning.estimators.standing import StandingEstimator
 from pge_lightning.probe import Probe
 
-__all__ = ["combined", "default_estimator", "frozen_estimator", "gap_and_history"]
+__all__ = ["both_gaps", "combined", "default_estimator", "frozen_estimator", "gap_and_history"]
+
+
+def both_gaps(
+    probe: Probe | str = "default", label_free: Probe | str = "label_free", restarts: int = 10
+) -> Combination:
+    """The gap and the label-free gap, a vote each, from no more restarts than a ranking needs; opens no source.
+
+    One asks what the labels say, the other what the inputs are like: where one of them is weak, the other need not be.
+
+    Args:
+        probe: Of the gap.
+        label_free: Of the label-free gap.
+        restarts: How many of the probe's restarts the target takes, where it is walked as the probe says for targets.
+
+    Returns:
+        The estimator.
+    """
+    probe = Probe.of(probe)
+    if probe.target is not None and restarts < (probe.restarts or 0):
+        probe = replace(probe, target=replace(probe.target, restarts=restarts))
+    return Combination(
+        {"gap": GapEstimator(probe), "label_free": GapEstimator(label_free, name="label_free")}, name="both_gaps"
+    )
 
 
 def gap_and_history(
     probe: Probe | str = "default", label_free: Probe | str = "label_free", fisher: Probe | str = "task2vec"
 ) -> Combination:
     """History, gap and Task2Vec, a vote each, and half a vote of the label-free gap; opens no source.
+
+    What past targets say counts as far as it is not noise: one of them says nothing, and two little.
 
     Args:
         probe: Of the gap.
@@ -31,7 +58,7 @@ def gap_and_history(
         "label_free": GapEstimator(label_free, name="label_free"),
         "task2vec": Task2VecEstimator(fisher),
     }
-    return Combination(members, {"label_free": 0.5}, name="gap_and_history")
+    return Combination(members, {"label_free": 0.5}, name="gap_and_history", hedge=["standing"])
 
 
 def combined(
@@ -50,7 +77,7 @@ def combined(
     cheap = gap_and_history(probe, label_free, fisher)
     features = {name: FeatureScore(name) for name in ("linear_probe", "log_me")}
     weights = {**cheap.weights, **dict.fromkeys(features, 0.5)}
-    return Combination({**cheap.estimators, **features}, weights, name="combined")
+    return Combination({**cheap.estimators, **features}, weights, name="combined", hedge=cheap.hedge)
 
 
 def default_estimator(

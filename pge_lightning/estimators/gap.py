@@ -144,6 +144,8 @@ def gaps(
     among = None
     if generality and len(tables) > 2 and kind in ("kernelwise", "layerwise"):
         among = library_gaps(opened, probe, rung, kind, cache, progress)
+        rows = len(next(iter(tables.values())))
+        among = among[:, :, :rows] if among is not None else None  # the target may take fewer restarts
     values, weights = _weighed([*tables.values()], among, generality, weigh) if tables else (torch.empty(0), None)
     told = dict(zip(tables, values.tolist(), strict=True))
     found: dict[str, Estimate | Exception] = {}

@@ -92,7 +92,7 @@ class LearnedCombination:
         target.details[self.name] = {**told, **judged}
         target.notes.append(f"{self.name}: {self._describe(learned)}")
         # Learned weights know how reliable a vote was; they need no hedging.
-        hedge = self.combination.hedge and not learned.used
+        hedge = () if learned.used else self.combination.hedge
         weighed = replace(self.combination, weights=learned.weights, name=self.name, hedge=hedge)
         return weighed.estimate(target, sources)
 
