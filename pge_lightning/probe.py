@@ -185,6 +185,6 @@ PROBES = {
         steps=120,
         budgets=(200, 1000),
         pretext="auto",
-        target=Walk(steps=15, batch_size=32, lr=2e-3),
+        target=Walk(steps=30, batch_size=32, lr=2e-3),
     ),
 }

@@ -36,6 +36,8 @@ _TYPES = {
 }
 _UNCERTAINTY = ("standard_error", "low", "high")
 _FACTS = ("classes", "samples", "metric", "value")
+# What is printed of a large library: more is not read, and takes longer to print than to rank.
+_PRINTED = 50
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class Ranking:
         }
 
     def __rich__(self) -> Group:
-        """The table that is printed, and below it notes and why sources failed."""
+        """The table that is printed, and below it notes and why sources failed; of many sources the first fifty."""
         better = "larger" if self.higher_is_better else "smaller"
         columns = self.columns
         table = Table("rank", "source", self.estimator, "95 % interval", *columns, "classes", "samples")
@@ -199,11 +201,14 @@ class Ranking:
         for column in table.columns:
             # On a narrow terminal names fold, so that numbers stay whole.
             column.no_wrap, column.overflow = column.header not in ("source", "own metric", *columns), "fold"
-        for number, line in enumerate(self.sources, start=1):
+        for number, line in enumerate(self.sources[:_PRINTED], start=1):
             table.add_row(*_cells(number, line, columns))
-        reasons = [Text(f"{line.name} {line.status}: {line.reason}") for line in self.sources if line.reason]
+        reasons = [f"{line.name} {line.status}: {line.reason}" for line in self.sources if line.reason]
+        told = [*self.notes, *reasons[:_PRINTED]]
+        if len(self.sources) > _PRINTED:
+            told.append(f"Printed are {_PRINTED} of {len(self.sources):,} sources; `to_pandas()` holds all.")
         answer = [part for part in (self.race, self.decision) if part is not None]
-        return Group(table, *map(Text, self.notes), *reasons, *answer)
+        return Group(table, *map(Text, told), *answer)
 
     def _described(self) -> str:
         """What of the estimator's work belongs into the title."""

@@ -76,7 +76,7 @@ def test_a_selector_without_a_probe_takes_the_default(library):
 
 def test_both_gaps_take_no_more_restarts_of_a_target_than_a_ranking_needs():
     gap, label_free = (member.probes[0] for member in both_gaps().members.values())
-    assert gap.of_target == replace(PROBES["default"].of_target, restarts=10)
+    assert gap.of_target == replace(PROBES["default"].of_target, restarts=8)
     assert gap.recipe == PROBES["default"].recipe
     assert label_free == PROBES["label_free"]
     few, alike = replace(gap, restarts=5, target=replace(gap.target, restarts=None)), replace(gap, target=None)

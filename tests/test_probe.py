@@ -22,7 +22,7 @@ def test_shipped_probes_are_the_documented_ones():
         (200, 1000),
         "auto",
     )
-    assert label_free.target == Walk(steps=15, batch_size=32, lr=2e-3)
+    assert label_free.target == Walk(steps=30, batch_size=32, lr=2e-3)
     assert (published.restarts, published.steps, published.optimizer, published.paired) == (None, 1, "sgd", False)
 
 

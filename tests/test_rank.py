@@ -397,3 +397,16 @@ def test_a_note_that_comes_twice_is_kept_once():
     ranking = ranking_of([_line("a", 1.0)], "x", True, notes=["first", "second", "first"])
     assert ranking.notes == ("first", "second")
     assert text_of(ranking).count("first") == 1
+
+
+@pytest.mark.parametrize("failed", [0, 60])
+def test_of_many_sources_the_first_are_printed(failed):
+    lines = [RankedSource(f"source{number:03}", "ok", estimate=Estimate(float(number))) for number in range(60)]
+    lines += [RankedSource(f"broken{number}", "failed", "a reason") for number in range(failed)]
+    ranking = ranking_of(lines, "gap", False)
+    text = text_of(ranking)
+    assert all(f"source{number:03}" in text for number in range(50))
+    assert "source050" not in text
+    assert text.count("a reason") == min(failed, 50)
+    assert f"Printed are 50 of {60 + failed} sources; `to_pandas()` holds all." in text
+    assert len(ranking.to_pandas()) == 60 + failed

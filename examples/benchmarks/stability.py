@@ -25,10 +25,11 @@ from rich.progress import track
 from rich.table import Table
 from signatures import Collected, agreement, blocks, estimates, some, truth_of, worth
 
+from pge_lightning.estimators import both_gaps
 from pge_lightning.probe import Probe, Walk
 
-FORMS = {"gap": 1.0, "plain gap": 0.0}
 Found = dict[str, pd.DataFrame]
+Condition = tuple[Walk, dict[str, Any], Any]
 
 
 def in_bfloat16(module: Any, batch: Any) -> torch.Tensor:
@@ -38,54 +39,93 @@ def in_bfloat16(module: Any, batch: Any) -> torch.Tensor:
     return loss
 
 
-def conditions(walk: Walk) -> dict[str, tuple[Walk, dict[str, Any], Any]]:
+def conditions(walk: Walk, labels: bool) -> dict[str, Condition]:
     """Name of a condition to how the target is walked, what differs in its data, and its loss."""
-    walks = {f"{steps} steps": replace(walk, steps=steps) for steps in (5, 10, 15, 20, 45, 60)}
-    walks |= {f"batches of {size}": replace(walk, batch_size=size) for size in (8, 16, 64)}
+    walks = {f"{steps} steps": replace(walk, steps=steps) for steps in (5, 10, 15, 20, 30, 45, 60)}
+    walks |= {f"batches of {size}": replace(walk, batch_size=size) for size in (8, 16, 32, 64)}
     walks["rate 5e-3"] = replace(walk, lr=5e-3)
-    data = {f"other target samples ({draw})": {"draw": draw} for draw in (1, 2)}
+    found: dict[str, Condition] = {name: (each, {}, None) for name, each in walks.items() if each != walk}
+    found |= {name: (walk, each, None) for name, each in other_data().items()}
+    return found | ({"mixed precision (bfloat16)": (walk, {}, in_bfloat16)} if labels else {})
+
+
+def other_data() -> dict[str, dict[str, Any]]:
+    """Name of a condition to what differs in the target's data."""
+    data: dict[str, dict[str, Any]] = {f"other target samples ({draw})": {"draw": draw} for draw in (1, 2)}
     data["other class numbers of the target"] = {"permute_classes": 1000}
-    data |= {f"{labels} target labels": {"labels": labels} for labels in (50, 100, 1000)}
-    found: dict[str, tuple[Walk, dict[str, Any], Any]] = {name: (each, {}, None) for name, each in walks.items()}
-    found |= {name: (walk, each, None) for name, each in data.items()}
-    return found | {"mixed precision (bfloat16)": (walk, {}, in_bfloat16)}
+    return data | {f"{labels} target labels": {"labels": labels} for labels in (50, 100, 1000)}
 
 
 class Rankings:
-    """Rankings by any restarts under any condition."""
+    """Rankings under one probe, by any restarts under any condition."""
 
-    def __init__(self, collected: Collected, probe: Probe, count: int) -> None:
-        self.collected, self.probe = collected, replace(probe, restarts=count)
-        names = track(collected.study.sources, "Collecting sources")
+    def __init__(self, collected: Collected, probe: Probe, times: int) -> None:
+        if probe.target is None or probe.restarts is None:
+            raise ValueError(f"Expected probe '{probe.name}' to have restarts, and a walk for targets.")
+        self.walk, self.size, self.count = probe.target, probe.restarts, times * probe.restarts
+        self.collected, self.probe = collected, replace(probe, restarts=self.count)
+        names = track(collected.study.sources, f"Collecting sources, {probe.name}")
         self.sources = {name: collected.source(name, self.probe) for name in names}
 
-    def targets(self, walk: Walk, data: dict[str, Any], loss_fn: Any, count: int) -> dict[str, Any]:
-        """Signatures of all targets, with the first `count` restarts."""
+    def by(self, condition: Condition, restarts: range, generality: float = 1.0) -> Found:
+        """The ranking by some restarts of signatures that hold no more of them than are asked for."""
+        walk, data, loss_fn = condition
+        count = self.count if condition == (self.walk, {}, None) else restarts.stop
         probe = replace(self.probe, target=walk, restarts=count)
-        return {name: self.collected.target(name, probe, data, loss_fn) for name in self.collected.study.targets}
-
-    def by(self, targets: dict[str, Any], restarts: range, form: str) -> Found:
-        """The ranking by some restarts."""
+        names = self.collected.study.targets
+        targets = {name: self.collected.target(name, probe, data, loss_fn) for name in names}
         sides = ({name: some(each, restarts) for name, each in side.items()} for side in (targets, self.sources))
-        return estimates(*sides, FORMS[form])
+        return estimates(*sides, generality)
 
 
-def rows(rankings: Rankings, walk: Walk, size: int, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """One row per form, condition, pair of rankings and target."""
-    count = rankings.probe.restarts or 0
-    base = rankings.targets(walk, {}, None, count)
-    for form in FORMS:
-        for number in sorted({size // 8, size // 4, size // 2, size, 2 * size} - {0, 1}):
-            found = [rankings.by(base, block, form) for block in blocks(count, number)]
-            name = "new restarts" if number == size else f"{number} restarts"
-            for place, one in enumerate(found):
-                for two in found[:place]:
-                    yield from compared(form, name, one, two, truth)
-        first = rankings.by(base, range(size), form)
-        for name, changes in track(conditions(walk).items(), f"Ranking, {form}"):
-            yield from compared(
-                form, name, rankings.by(rankings.targets(*changes, size), range(size), form), first, truth
-            )
+class BothGaps:
+    """Rankings by the gap and the label-free gap, a vote each."""
+
+    def __init__(self, gap: Rankings, label_free: Rankings) -> None:
+        self.gap, self.label_free = gap, label_free
+        self.taken = both_gaps(gap.probe).probes[0].of_target.restarts or 0, label_free.size
+
+    def by(self, data: dict[str, Any], block: int) -> Found:
+        """The ranking by one of the disjoint blocks of restarts, with other data of the target."""
+        found = []
+        for rankings, count in zip((self.gap, self.label_free), self.taken, strict=True):
+            start = block * rankings.size
+            found.append(rankings.by((rankings.walk, data, None), range(start, start + count)))
+        one, two = found
+        return {name: standardised(table) + standardised(two[name]) for name, table in one.items()}
+
+
+def standardised(table: pd.DataFrame) -> pd.DataFrame:
+    """Gaps in units of their spread over the sources."""
+    values = table[["value"]]
+    return (values - values.mean()) / values.std(ddof=0)
+
+
+def rows(form: str, rankings: Rankings, generality: float, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """One row per condition, pair of rankings and target."""
+    size, base = rankings.size, (rankings.walk, {}, None)
+    for number in sorted({size // 8, size // 4, size // 2, size, 2 * size} - {0, 1}):
+        found = [rankings.by(base, block, generality) for block in blocks(rankings.count, number)]
+        yield from pairs(form, f"{number} restarts", found, truth)
+    first = rankings.by(base, range(size), generality)
+    changed = conditions(rankings.walk, labels=rankings.probe.pretext is None)
+    for name, condition in track(changed.items(), f"Ranking, {form}"):
+        yield from compared(form, name, rankings.by(condition, range(size), generality), first, truth)
+
+
+def rows_of_both(both: BothGaps, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """The same for both gaps, with their own restarts and other data."""
+    found = [both.by({}, block) for block in range(both.gap.count // both.gap.size)]
+    yield from pairs("both gaps", f"{both.taken[0]} + {both.taken[1]} restarts", found, truth)
+    for name, data in track(other_data().items(), "Ranking, both gaps"):
+        yield from compared("both gaps", name, both.by(data, 0), found[0], truth)
+
+
+def pairs(form: str, name: str, found: list[Found], truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """All pairs of some rankings."""
+    for place, one in enumerate(found):
+        for two in found[:place]:
+            yield from compared(form, name, one, two, truth)
 
 
 def compared(form: str, name: str, one: Found, two: Found, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
@@ -108,6 +148,15 @@ def coverage(found: list[Found]) -> float:
     return float(np.mean(hits))
 
 
+def intervals(rankings: Rankings, generality: float) -> dict[int, float]:
+    """Number of restarts to the coverage of the intervals that they state."""
+    base = (rankings.walk, {}, None)
+    return {
+        number: coverage([rankings.by(base, block, generality) for block in blocks(rankings.count, number)])
+        for number in (rankings.size // 2, rankings.size)
+    }
+
+
 def show(table: pd.DataFrame, covered: dict[str, dict[int, float]], console: Console) -> None:
     """Print means over pairs and targets, one row per condition."""
     for form, part in table.groupby("form", sort=False):
@@ -117,8 +166,9 @@ def show(table: pd.DataFrame, covered: dict[str, dict[int, float]], console: Con
             means = group[["kendall", "same choice", "weighted tau", "regret"]].mean()
             shown.add_row(str(name), *(f"{value:.2f}" for value in means))
         console.print(shown)
-        told = (f"{share:.1%} ({number} restarts)" for number, share in covered[str(form)].items())
-        console.print(f"95 % intervals of the {form} hold the mean of other restarts in {', '.join(told)}.")
+        if form in covered:
+            told = (f"{share:.1%} ({number} restarts)" for number, share in covered[str(form)].items())
+            console.print(f"95 % intervals of the {form} hold the mean of other restarts in {', '.join(told)}.")
 
 
 def main() -> None:
@@ -132,23 +182,15 @@ def main() -> None:
     torch.set_num_threads(1)
     results = Path(options.results)
     study = open_study(options.family, options.library, options.results)
-    probe = next(each for each in study.probes if each.name == "default")
-    walk, size = probe.target, probe.restarts
-    if walk is None or size is None:
-        raise ValueError("Expected the family's default probe to have restarts, and a walk for targets.")
-    count = options.times * size
-    rankings = Rankings(Collected(study, results / "signatures"), probe, count)
-    table = pd.DataFrame(rows(rankings, walk, size, truth_of(results)))
+    probes, truth = {probe.name: probe for probe in study.probes}, truth_of(results)
+    collected = Collected(study, results / "signatures")
+    gap, free = (Rankings(collected, probes[name], options.times) for name in ("default", "label_free"))
+    forms = {"gap": (gap, 1.0), "plain gap": (gap, 0.0), "label-free gap": (free, 1.0)}
+    found = [row for form, how in forms.items() for row in rows(form, *how, truth)]
+    table = pd.DataFrame([*found, *rows_of_both(BothGaps(gap, free), truth)])
     table.to_csv(results / "stability.csv", index=False)
-    base = rankings.targets(walk, {}, None, count)
-    covered = {
-        form: {
-            part: coverage([rankings.by(base, block, form) for block in blocks(count, part)])
-            for part in (size // 2, size)
-        }
-        for form in FORMS
-    }
-    pd.DataFrame(covered).to_csv(results / "coverage.csv", index_label="restarts")
+    covered = {form: intervals(*how) for form, how in forms.items()}
+    pd.DataFrame(covered).sort_index().to_csv(results / "coverage.csv", index_label="restarts")
     show(table, covered, Console(width=120))
 
 

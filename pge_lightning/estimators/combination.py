@@ -140,8 +140,8 @@ class Combination:
             if name in self.hedge:
                 share = reliability(found)
                 weight *= share
-                note = f"{member.name} counts {share:.0%} of its vote: that much of its spread is more than noise."
-                target.notes.extend({note}.difference(target.notes))
+                text = f"{member.name} counts {share:.0%} of its vote: that much of its spread is more than noise."
+                target.notes.append(text)
             sign = 1 if member.higher_is_better else -1
             for source in sources:
                 value, error = found[source]

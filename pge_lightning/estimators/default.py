@@ -15,7 +15,7 @@ __all__ = ["both_gaps", "combined", "default_estimator", "frozen_estimator", "ga
 
 
 def both_gaps(
-    probe: Probe | str = "default", label_free: Probe | str = "label_free", restarts: int = 10
+    probe: Probe | str = "default", label_free: Probe | str = "label_free", restarts: int = 8
 ) -> Combination:
     """The gap and the label-free gap, a vote each, from no more restarts than a ranking needs; opens no source.
 
