@@ -40,6 +40,7 @@ from pge_lightning.estimators import (
     GapEstimator,
     Target,
     Task2VecEstimator,
+    both_gaps,
     combined,
     default_estimator,
 )
@@ -49,10 +50,12 @@ from pge_lightning.rank import rank_sources
 from pge_lightning.source import COMMIT
 
 TARGET = "mnist"
-FIRST = "gap, first ranking"
+FIRST = "first ranking"
 ESTIMATORS: dict[str, Callable[[dict[str, Probe]], Estimator]] = {
-    FIRST: lambda probes: GapEstimator(probes["default"]),
+    f"gap, {FIRST}": lambda probes: GapEstimator(probes["default"]),
+    f"label-free gap, {FIRST}": lambda probes: GapEstimator(probes["label_free"], name="label_free"),
     "gap": lambda probes: GapEstimator(probes["default"]),
+    "both gaps": lambda probes: both_gaps(probes["default"], probes["label_free"]),
     "Task2Vec": lambda probes: Task2VecEstimator(probes["task2vec"]),
     "H-score, regularised": lambda _: FeatureScore("regularized_h_score"),
     "nearest neighbours": lambda _: FeatureScore("knn"),
@@ -156,7 +159,9 @@ def main() -> None:
                 for kept in (".gaps", ".directions"):
                     shutil.rmtree(Path(folder, kept), ignore_errors=True)
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
-                    rounds = 1 if name == FIRST else options.rounds  # what the first keeps makes the next another
+                    rounds = (
+                        1 if name.endswith(FIRST) else options.rounds
+                    )  # what the first keeps makes the next another
                     seconds, peak = measured(rounds, measure, options, folder, name, samples)
                     keep(path, key, [name, count, samples, seconds, peak])
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))

@@ -19,6 +19,7 @@ from pge_lightning.record import SCRATCH
 
 MEMBERS = ("standing", "gap", "task2vec", "label_free", "linear_probe", "log_me")
 DEFAULT = (1, 1, 1, 0.5, 0.5, 0.5)
+HEDGED = ("standing",)  # which counts as far as it is not noise
 GRID = [(1, *weights) for weights in product((0, 0.5, 1), repeat=len(MEMBERS) - 1)]
 
 
@@ -43,16 +44,21 @@ def mean_over(families: list[pd.DataFrame]) -> pd.DataFrame:
 
 
 def votes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Of each target the standardised scores ``[sources, members]``, and what fine-tuning gave ``[sources]``."""
+    """Of each target the votes ``[sources, members]``, and what fine-tuning gave ``[sources]``."""
     truth = pd.read_csv(folder / "truth.csv", keep_default_na=False, na_values=[""])
     rankings = pd.read_csv(folder / "rankings.csv", keep_default_na=False, na_values=[""])
     found = []
     for target, part in truth[truth["source"] != SCRATCH].groupby("target"):
-        said = rankings[rankings["target"] == target].pivot(index="source", columns="estimator", values="score")
         gave = part.set_index("source")["mean"].dropna()
-        scores = said.reindex(index=gave.index, columns=list(MEMBERS)).astype(float)
+        said = rankings[rankings["target"] == target].pivot(index="source", columns="estimator")
+        scores, errors = (
+            said[what].reindex(index=gave.index, columns=list(MEMBERS)).astype(float)
+            for what in ("score", "standard_error")
+        )
         spread = scores.std(ddof=0).where(lambda values: values > 0, np.inf)
-        found.append((((scores - scores.mean()) / spread).fillna(0.0).to_numpy(), gave.to_numpy()))
+        shares = (1 - ((errors / spread) ** 2).mean()).clip(lower=0)
+        scaled = (scores - scores.mean()) / spread * shares.where(shares.index.isin(HEDGED), 1.0)
+        found.append((scaled.fillna(0.0).to_numpy(), gave.to_numpy()))
     return found
 
 

@@ -14,9 +14,7 @@ from pge_lightning.probe import Probe
 __all__ = ["both_gaps", "combined", "default_estimator", "frozen_estimator", "gap_and_history"]
 
 
-def both_gaps(
-    probe: Probe | str = "default", label_free: Probe | str = "label_free", restarts: int = 8
-) -> Combination:
+def both_gaps(probe: Probe | str = "default", label_free: Probe | str = "label_free", restarts: int = 8) -> Combination:
     """The gap and the label-free gap, a vote each, from no more restarts than a ranking needs; opens no source.
 
     One asks what the labels say, the other what the inputs are like: where one of them is weak, the other need not be.
