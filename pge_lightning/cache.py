@@ -1,6 +1,6 @@
 """What a library keeps although it could be computed again: targets' signatures, sources' directions and their gaps."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 
 import numpy as np
@@ -14,9 +14,23 @@ from pge_lightning.directions import Directions
 from pge_lightning.errors import ArtifactError
 from pge_lightning.signature import Signature
 
-__all__ = ["Cache"]
+__all__ = ["Cache", "key_of"]
 
 _TARGETS, _DIRECTIONS, _GAPS = ".targets", ".directions", ".gaps"
+_KEY = 16  # digits of a signature's SHA-256, with which the names of what is kept of it end
+
+
+def key_of(sha256: str, kind: str) -> str:
+    """By what that is kept of a signature for one formula is found again: its content.
+
+    Args:
+        sha256: Of the signature's file.
+        kind: The formula.
+
+    Returns:
+        A key that is fit for a file's name.
+    """
+    return f"{kind}-{sha256[:_KEY]}"
 
 
 class Cache:
@@ -79,6 +93,19 @@ class Cache:
             tensors, header = artifact.decode(storage.read_bytes(self._fs, self._path(_GAPS, key)), kind="gaps")
             return dict(zip(header["others"], tensors["gaps"].numpy(), strict=True))
         return {}
+
+    def forget(self, signatures: Collection[str]) -> None:
+        """Remove what is kept of signatures of sources, as far as it can be.
+
+        Args:
+            signatures: Their SHA-256.
+        """
+        endings = {signature[:_KEY] for signature in signatures}
+        for folder in (_DIRECTIONS, _GAPS) if endings else ():
+            with suppress(ArtifactError):
+                for file in storage.list_folder(self._fs, f"{self._root}/{folder}"):
+                    if file.removesuffix(".safetensors")[-_KEY:] in endings:
+                        storage.remove_file(self._fs, f"{self._root}/{folder}/{file}")
 
     def _path(self, folder: str, key: str) -> str:
         return f"{self._root}/{folder}/{key}.safetensors"

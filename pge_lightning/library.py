@@ -198,12 +198,13 @@ class Library:
         held = {kind: folder.extra_entry(kind, file) for kind, file in (extras or {}).items()}
         weights_file = folder.write("encoder", artifact.encode(weights, {}, kind="encoder"))
         source = Source(name, facts, weights_file, entries, folder, held)
-        replaced = self._files(name)
+        replaced, kept = self._known(name), self._files(name)
         storage.write_bytes(self._fs, f"{folder.path}/{COMMIT}", to_json(source))
         # Only what the old source referred to: other files may belong to a run that is still training.
-        for file in replaced - _files_of(source):
+        for file in kept - _files_of(source):
             with suppress(ArtifactError):  # the new source stands, a file left over does no harm
                 storage.remove_file(self._fs, f"{folder.path}/{file}")
+        self.cache.forget(replaced - {entry.sha256 for entry in entries})
         return source
 
     def open(self, name: str) -> Source:
@@ -257,12 +258,13 @@ class Library:
         Args:
             name: Its name.
         """
-        folder = self._folder(name)
+        folder, known = self._folder(name), self._known(name)
         storage.remove_file(self._fs, f"{folder.path}/{COMMIT}")
         for file in storage.list_folder(self._fs, folder.path):
             if FILE.fullmatch(file) or _TEMPORARY.fullmatch(file):
                 storage.remove_file(self._fs, f"{folder.path}/{file}")
         self._remove_if_empty(name)
+        self.cache.forget(known)
 
     def _remove_if_empty(self, name: str) -> None:
         with suppress(OSError):
@@ -278,6 +280,12 @@ class Library:
     def _files(self, name: str) -> set[str]:
         with suppress(PGEError):
             return _files_of(self.open(name))
+        return set()
+
+    def _known(self, name: str) -> set[str]:
+        """SHA-256 of a source's signatures."""
+        with suppress(PGEError):
+            return {entry.sha256 for entry in self.open(name).signatures}
         return set()
 
     def _drop(self, name: str, file: str) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from pge_lightning.errors import ArtifactError, IncomparableError, PGEError
 from pge_lightning.estimators.comparison import Comparison, compare_units
+from pge_lightning.estimators.library_gaps import library_gaps
 from pge_lightning.estimators.signatures import signature_of
 from pge_lightning.functional.gap import gaps_by_unit
 from pge_lightning.gap import Gap
@@ -87,6 +88,23 @@ def test_what_is_kept_changes_no_bit_and_is_near_the_exact_gaps(kind, library):
     for path in Path(library.root).glob("*/mine-*"):
         path.write_bytes(b"no longer needed")
     assert_same(measure(library, kind=kind), first)
+
+
+def test_what_is_kept_of_a_source_goes_with_it(library):
+    for kind in KINDS:
+        measure(library, kind=kind)
+    library_gaps({name: library.open(name) for name in NAMES}, PROBE, 200, "kernelwise", library.cache)
+    gaps = Path(library.root, ".gaps")
+    assert len(kept(library)) == 2 * len(NAMES)
+    assert len([*gaps.iterdir()]) == len(NAMES)
+    add(library, "b", signature(1), overwrite=True)  # the same once more
+    assert len(kept(library)) == 2 * len(NAMES)
+    add(library, "b", signature(7), overwrite=True)
+    assert len(kept(library)) == 2 * (len(NAMES) - 1)
+    library.remove("a")
+    assert len(kept(library)) == 2 * (len(NAMES) - 2)
+    assert len([*gaps.iterdir()]) == len(NAMES) - 2
+    assert_close(measure(library), exactly(library))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -159,9 +159,8 @@ def main() -> None:
                 for kept in (".gaps", ".directions"):
                     shutil.rmtree(Path(folder, kept), ignore_errors=True)
                 for name in track(options.estimators, f"{count} sources, {samples} samples", transient=True):
-                    rounds = (
-                        1 if name.endswith(FIRST) else options.rounds
-                    )  # what the first keeps makes the next another
+                    # What the first ranking keeps makes the next one another.
+                    rounds = 1 if name.endswith(FIRST) else options.rounds
                     seconds, peak = measured(rounds, measure, options, folder, name, samples)
                     keep(path, key, [name, count, samples, seconds, peak])
     cells = pd.concat(map(pd.read_csv, Path(options.results).glob("cells*.csv")))

@@ -9,9 +9,9 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from pge_lightning.cache import Cache
+from pge_lightning.cache import Cache, key_of
 from pge_lightning.errors import ArtifactError, PGEError
-from pge_lightning.estimators.signatures import directions_of, key_of
+from pge_lightning.estimators.signatures import directions_of
 from pge_lightning.functional.directions import gaps_of_directions
 from pge_lightning.functional.gap import gaps_by_unit
 from pge_lightning.functional.stack import UnitKind
@@ -91,7 +91,7 @@ def _column(
     progress: bool,
 ) -> dict[str, np.ndarray]:
     """Gaps of the others to one source, as far as they compare: those that are kept, and fresh ones, which then are."""
-    keys = {other: key_of(entry, kind) for other, entry in entries.items()}
+    keys = {other: key_of(entry.sha256, kind) for other, entry in entries.items()}
     own = keys.pop(name)
     kept = cache.get_gaps(own) if cache is not None else {}
     found = {other: kept[key] for other, key in keys.items() if key in kept}

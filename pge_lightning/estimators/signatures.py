@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from pge_lightning.cache import Cache
+from pge_lightning.cache import Cache, key_of
 from pge_lightning.directions import Directions
 from pge_lightning.errors import ArtifactError, PGEError, SilentError
 from pge_lightning.estimators.estimator import Estimates
@@ -18,7 +18,6 @@ __all__ = [
     "directions_of",
     "keep_directions",
     "kept_directions",
-    "key_of",
     "lacking",
     "own_signature",
     "signature_of",
@@ -135,7 +134,7 @@ def kept_directions(entry: SignatureEntry, kind: UnitKind, cache: Cache | None) 
     Returns:
         The directions, or ``None`` if none are kept.
     """
-    return cache.get_directions(key_of(entry, kind)) if cache is not None else None
+    return cache.get_directions(key_of(entry.sha256, kind)) if cache is not None else None
 
 
 def keep_directions(directions: Directions, entry: SignatureEntry, kind: UnitKind, cache: Cache | None) -> None:
@@ -149,17 +148,4 @@ def keep_directions(directions: Directions, entry: SignatureEntry, kind: UnitKin
     """
     if cache is not None:
         with suppress(ArtifactError):  # a library that cannot be written can be ranked
-            cache.put_directions(key_of(entry, kind), directions)
-
-
-def key_of(entry: SignatureEntry, kind: UnitKind) -> str:
-    """By what that is kept of a signature is found again: its content.
-
-    Args:
-        entry: The signature.
-        kind: The formula that it is kept for.
-
-    Returns:
-        A key that is fit for a file's name.
-    """
-    return f"{kind}-{entry.sha256[:16]}"
+            cache.put_directions(key_of(entry.sha256, kind), directions)
