@@ -65,7 +65,7 @@ def votes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
 def measured(weights: tuple[float, ...], family: list[tuple[np.ndarray, np.ndarray]]) -> tuple[float, float]:
     """Weighted tau and regret of a combination, in the mean over the targets of a family."""
     found = [assess(scores @ np.array(weights), gave) for scores, gave in family]
-    # Votes that cancel, or history that is nothing but noise, leave no order, whose tau is not defined: 0, as by chance.
+    # Votes that cancel, or history that is but noise, leave no order, whose tau is not defined: 0, as by chance.
     taus = np.nan_to_num([each.weighted_tau for each in found])
     return float(np.mean(taus)), float(np.mean([each.regret for each in found]))
 
