@@ -231,7 +231,7 @@ class TestStudy:
         assert {"gap", "linear_probe", "standing", "default", "published"} <= set(named)
         for name, contestant in named.items():
             labels = gray28.ranking_job("usps", contestant).data.labels
-            assert labels == (None if name.endswith("up to 5,000 labels") else 200)
+            assert labels == (None if name.endswith(("up to 5,000 labels", "up_to_5000_labels")) else 200)
         kinds = {name: each.estimator.kind for name, each in named.items() if isinstance(each.estimator, GapEstimator)}
         for name, kind in kinds.items():
             assert kind == (
@@ -243,6 +243,7 @@ class TestStudy:
         assert set(SCORES) <= set(named)
         assert (named["gap"].estimator.generality, named["plain_gap"].estimator.generality) == (1, 0)
         assert set(named["signatures"].estimator.members) == {"gap", "label_free", "task2vec"}
+        assert set(named["both_gaps"].estimator.members) == {"gap", "label_free"}
         assert "standing" in named["combined"].estimator.members
         assert "standing" not in named["combined_without_history"].estimator.members
         # One set of signatures per recipe, whatever the number of estimators that compare them.
