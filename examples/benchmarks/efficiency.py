@@ -176,7 +176,7 @@ def main() -> None:
         "estimator", *(f"{samples:,} samples\n{count:,} sources" for samples, count in seconds.columns), box=None
     )
     for name, row in seconds.iterrows():
-        table.add_row(str(name), *(f"{value:.1f} s" for value in row))
+        table.add_row(str(name), *("-" if math.isnan(value) else f"{value:.1f} s" for value in row))
     table.add_row("trying all", *(f"{count * each:.0f} s" for _, count in seconds.columns))
     Console(width=140).print(table)
     print(f"Peak memory beyond what there was: {rows['MiB'].max():.0f} MiB at most.")
