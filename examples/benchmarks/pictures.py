@@ -90,6 +90,9 @@ def plot_cost(path: Path, means: pd.DataFrame, seconds: pd.Series, title: str) -
 def plot_sources(path: Path, efficiency: pd.DataFrame) -> Figure:
     """Seconds for a new target against the number of sources, a line per estimator, a panel per number of samples."""
     panels = sorted(efficiency["samples"].unique())
+    # Those that were measured with one number of samples only would be too many lines.
+    measured = efficiency.groupby("estimator")["samples"].transform("nunique")
+    efficiency = efficiency[measured >= min(2, len(panels))]
     figure = Figure(figsize=(9, 4.8), dpi=DPI, layout="constrained")
     grid = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
     for axes, samples in zip(grid, panels, strict=True):
