@@ -198,13 +198,13 @@ class Library:
         held = {kind: folder.extra_entry(kind, file) for kind, file in (extras or {}).items()}
         weights_file = folder.write("encoder", artifact.encode(weights, {}, kind="encoder"))
         source = Source(name, facts, weights_file, entries, folder, held)
-        replaced, kept = self._known(name), self._files(name)
+        replaced = self._held(name)
         storage.write_bytes(self._fs, f"{folder.path}/{COMMIT}", to_json(source))
         # Only what the old source referred to: other files may belong to a run that is still training.
-        for file in kept - _files_of(source):
+        for file in _files_of(replaced) - _files_of(source):
             with suppress(ArtifactError):  # the new source stands, a file left over does no harm
                 storage.remove_file(self._fs, f"{folder.path}/{file}")
-        self.cache.forget(replaced - {entry.sha256 for entry in entries})
+        self.cache.forget(_digests_of(replaced) - _digests_of(source))
         return source
 
     def open(self, name: str) -> Source:
@@ -258,7 +258,7 @@ class Library:
         Args:
             name: Its name.
         """
-        folder, known = self._folder(name), self._known(name)
+        folder, known = self._folder(name), _digests_of(self._held(name))
         storage.remove_file(self._fs, f"{folder.path}/{COMMIT}")
         for file in storage.list_folder(self._fs, folder.path):
             if FILE.fullmatch(file) or _TEMPORARY.fullmatch(file):
@@ -277,26 +277,26 @@ class Library:
             )
         return SourceFolder(self._fs, f"{self.root.rstrip('/')}/{name}")
 
-    def _files(self, name: str) -> set[str]:
+    def _held(self, name: str) -> Source | None:
         with suppress(PGEError):
-            return _files_of(self.open(name))
-        return set()
-
-    def _known(self, name: str) -> set[str]:
-        """SHA-256 of a source's signatures."""
-        with suppress(PGEError):
-            return {entry.sha256 for entry in self.open(name).signatures}
-        return set()
+            return self.open(name)
+        return None
 
     def _drop(self, name: str, file: str) -> None:
-        if file not in self._files(name):
+        if file not in _files_of(self._held(name)):
             storage.remove_file(self._fs, f"{self._folder(name).path}/{file}")
             self._remove_if_empty(name)
 
 
-def _files_of(source: Source) -> set[str]:
+def _files_of(source: Source | None) -> set[str]:
+    if source is None:
+        return set()
     held = (entry.file for entry in source.extras.values())
     return {source.weights_file.file, *(entry.file for entry in source.signatures), *held}
+
+
+def _digests_of(source: Source | None) -> set[str]:
+    return set() if source is None else {entry.sha256 for entry in source.signatures}
 
 
 def _stem(signature: Signature) -> str:

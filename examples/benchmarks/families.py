@@ -45,9 +45,14 @@ def mean_over(families: list[pd.DataFrame]) -> pd.DataFrame:
 
 def votes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each target the votes ``[sources, members]``, and what fine-tuning gave ``[sources]``."""
+    return [(scores.to_numpy(), gave.to_numpy()) for scores, gave in votes_by_target(folder).values()]
+
+
+def votes_by_target(folder: Path) -> dict[str, tuple[pd.DataFrame, pd.Series]]:
+    """Target to the votes, sources down and members across, and to what fine-tuning gave."""
     truth = pd.read_csv(folder / "truth.csv", keep_default_na=False, na_values=[""])
     rankings = pd.read_csv(folder / "rankings.csv", keep_default_na=False, na_values=[""])
-    found = []
+    found = {}
     for target, part in truth[truth["source"] != SCRATCH].groupby("target"):
         gave = part.set_index("source")["mean"].dropna()
         said = rankings[rankings["target"] == target].pivot(index="source", columns="estimator")
@@ -58,7 +63,7 @@ def votes(folder: Path) -> list[tuple[np.ndarray, np.ndarray]]:
         spread = scores.std(ddof=0).where(lambda values: values > 0, np.inf)
         shares = (1 - ((errors / spread) ** 2).mean()).clip(lower=0)
         scaled = (scores - scores.mean()) / spread * shares.where(shares.index.isin(HEDGED), 1.0)
-        found.append((scaled.fillna(0.0).to_numpy(), gave.to_numpy()))
+        found[str(target)] = scaled.fillna(0.0), gave
     return found
 
 

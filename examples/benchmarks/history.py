@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from families import DEFAULT, MEMBERS
+from families import DEFAULT, votes_by_target
 from signatures import truth_of
 
 from pge_lightning.app.quality import assess
@@ -23,17 +23,6 @@ from pge_lightning.functional.standing import standings
 
 WAYS = ("no history", "full vote", "half a vote", "hedged")
 COUNTS = (1, 2, 3, 5, None)
-
-
-def others(folder: Path) -> dict[str, pd.Series]:
-    """Target to the sum of the votes of all members of the default but history."""
-    rankings = pd.read_csv(folder / "rankings.csv", keep_default_na=False, na_values=[""])
-    found = {}
-    for target, part in rankings.groupby("target"):
-        scores = part.pivot(index="source", columns="estimator", values="score")[list(MEMBERS)].astype(float)
-        votes = ((scores - scores.mean()) / scores.std(ddof=0)).fillna(0.0) * DEFAULT
-        found[str(target)] = votes.drop(columns="standing").sum(axis=1)
-    return found
 
 
 def shares(truth: pd.DataFrame, target: str, count: int | None, draw: int) -> tuple[pd.Series, dict[str, float]]:
@@ -52,15 +41,15 @@ def shares(truth: pd.DataFrame, target: str, count: int | None, draw: int) -> tu
 
 def measured(folder: Path, count: int | None, draws: int) -> pd.DataFrame:
     """Weighted tau and regret of each way, means over targets and draws."""
-    truth, rest = truth_of(folder), others(folder)
+    truth, votes = truth_of(folder), votes_by_target(folder)
     rows = []
     for draw in range(draws if count is not None else 1):
-        for target, base in rest.items():
+        for target, (members, gave) in votes.items():
             vote, each = shares(truth, target, count, draw)
-            gave = truth.loc[target].reindex(base.index)
+            base = (members * DEFAULT).drop(columns="standing").sum(axis=1)
             for way, share in each.items():
                 quality = assess(base + share * vote.reindex(base.index).fillna(0.0), gave)
-                rows.append((way, quality.weighted_tau, 0.0 if quality.regret is None else quality.regret, share))
+                rows.append((way, quality.weighted_tau, quality.regret, share))
     return pd.DataFrame(rows, columns=["way", "tau", "regret", "share"]).groupby("way", sort=False).mean()
 
 

@@ -66,16 +66,19 @@ class Rankings:
         self.collected, self.probe = collected, replace(probe, restarts=self.count)
         names = track(collected.study.sources, f"Collecting sources, {probe.name}")
         self.sources = {name: collected.source(name, self.probe) for name in names}
+        self.base: Condition = (self.walk, {}, None)
+        self.targets = self._collect(self.base, self.count)
 
     def by(self, condition: Condition, restarts: range, generality: float = 1.0) -> Found:
         """The ranking by some restarts of signatures that hold no more of them than are asked for."""
-        walk, data, loss_fn = condition
-        count = self.count if condition == (self.walk, {}, None) else restarts.stop
-        probe = replace(self.probe, target=walk, restarts=count)
-        names = self.collected.study.targets
-        targets = {name: self.collected.target(name, probe, data, loss_fn) for name in names}
+        targets = self.targets if condition == self.base else self._collect(condition, restarts.stop)
         sides = ({name: some(each, restarts) for name, each in side.items()} for side in (targets, self.sources))
         return estimates(*sides, generality)
+
+    def _collect(self, condition: Condition, count: int) -> dict[str, Any]:
+        walk, data, loss_fn = condition
+        probe = replace(self.probe, target=walk, restarts=count)
+        return {name: self.collected.target(name, probe, data, loss_fn) for name in self.collected.study.targets}
 
 
 class BothGaps:
@@ -103,7 +106,7 @@ def standardised(table: pd.DataFrame) -> pd.DataFrame:
 
 def rows(form: str, rankings: Rankings, generality: float, truth: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """One row per condition, pair of rankings and target."""
-    size, base = rankings.size, (rankings.walk, {}, None)
+    size, base = rankings.size, rankings.base
     for number in sorted({size // 8, size // 4, size // 2, size, 2 * size} - {0, 1}):
         found = [rankings.by(base, block, generality) for block in blocks(rankings.count, number)]
         yield from pairs(form, f"{number} restarts", found, truth)
@@ -150,9 +153,8 @@ def coverage(found: list[Found]) -> float:
 
 def intervals(rankings: Rankings, generality: float) -> dict[int, float]:
     """Number of restarts to the coverage of the intervals that they state."""
-    base = (rankings.walk, {}, None)
     return {
-        number: coverage([rankings.by(base, block, generality) for block in blocks(rankings.count, number)])
+        number: coverage([rankings.by(rankings.base, block, generality) for block in blocks(rankings.count, number)])
         for number in (rankings.size // 2, rankings.size)
     }
 
